@@ -1,0 +1,1 @@
+"""Models, training and comparison with published numbers for the deepnets course."""

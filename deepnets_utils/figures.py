@@ -1,0 +1,71 @@
+"""One theme for all figures, and the plots that several notebooks share."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+plt.rcParams |= {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "svg.hashsalt": "deepnets",  # equal figures give equal files
+    "axes.titlesize": "medium",
+}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def embedded_figure(figure: Figure, title: str, alt: str) -> HTML:
+    """Return the figure as HTML that stands alone, with caption and alternative text, and close it."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    plt.close(figure)
+    image = base64.b64encode(stream.getvalue()).decode()
+    return HTML(
+        f'<figure><img src="data:image/png;base64,{image}" alt="{html.escape(alt)}" style="max-width: 100%">'
+        f"<figcaption>{html.escape(title)}</figcaption></figure>"
+    )
+
+
+class LiveCurve:
+    """Draws one history while a run trains, as `on_epoch` of `training.train`.
+
+    metric: name in the history. epochs: length of the axis. live: redraw in place; else only `draw` at the end.
+    """
+
+    def __init__(self, metric: str, epochs: int, live: bool) -> None:
+        self.metric, self.epochs = metric, epochs
+        self._handle = display(self.draw({}), display_id=True) if live else None
+
+    def __call__(self, epoch: int, history: Mapping[str, Sequence[float]]) -> None:
+        if self._handle is not None:
+            self._handle.update(self.draw(history))
+
+    def draw(self, history: Mapping[str, Sequence[float]]) -> HTML:
+        """Return the curve so far; a text where there is none."""
+        figure, axes = plt.subplots(figsize=(6, 3))
+        values = history.get(self.metric, [])
+        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3)
+        axes.set(xlim=(0, self.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "), yscale="log")
+        said = f"{self.metric.replace('_', ' ')} over {len(values)} of {self.epochs} epochs"
+        return embedded_figure(figure, said, said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else ""))
+
+
+def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
+    """Return a figure of grey images [H, W], with a title each."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    for place, image, title in zip(axes.flat, images, titles, strict=False):
+        place.imshow(image, cmap="gray")
+        place.set_title(title, fontsize="small")
+    return figure

@@ -1,0 +1,38 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file through `write(file)`: temporary file in the same folder, fsync, replace.
+
+    A reader sees the old file or the new one, never a part. Raises OSError when there is no room or right.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged file to the first free `NAME.damaged-N` beside it and return that path.
+
+    Another process may have done so a moment ago: then there is nothing left to rename.
+    """
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, target)
+    return target

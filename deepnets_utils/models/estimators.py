@@ -1,0 +1,89 @@
+"""Estimators that are fitted, not trained: constant predictors and scikit-learn's regressors.
+
+They stand in the same registry as the networks, so that a baseline is a Run like any other: stored,
+published, and shown where the data set is not.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from deepnets_utils.models import register_model
+
+
+class Estimator(Protocol):
+    """fit_on: the split whose targets it sees ("train" or "test"). inputs: float32 [N, features]; targets: float64 [N]."""
+
+    fit_on: str
+
+    def fit(self, inputs: np.ndarray, targets: np.ndarray) -> object: ...
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray: ...
+
+
+class Constant:
+    """Predicts one number for every image.
+
+    Source: go_deep, Experiment 2 and Table 2 (fit_on "test" is what the table does, "train" what the text says).
+    """
+
+    def __init__(self, statistic: str, fit_on: str) -> None:
+        self.statistic, self.fit_on = statistic, fit_on
+        self.value = 0.0
+
+    def fit(self, inputs: np.ndarray, targets: np.ndarray) -> "Constant":
+        statistics = {"zero": lambda y: 0.0, "mean": np.mean, "median": np.median}
+        self.value = float(statistics[self.statistic](targets))
+        return self
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        return np.full(len(inputs), self.value)
+
+
+class Regressor:
+    """A scikit-learn regressor on the pixels, fitted on the training split."""
+
+    fit_on = "train"
+
+    def __init__(self, regressor: object) -> None:
+        self.fit, self.predict = regressor.fit, regressor.predict
+
+
+@register_model(version=1)
+def constant(*, statistic: str = "mean", fit_on: str = "train") -> Estimator:
+    """Return a constant predictor: statistic "zero", "mean" or "median" of the targets of split `fit_on`."""
+    for name, value, allowed in (
+        ("statistic", statistic, ("zero", "mean", "median")),
+        ("fit_on", fit_on, ("train", "test")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return Constant(statistic, fit_on)
+
+
+@register_model(version=1)
+def linear_regression() -> Estimator:
+    """Return ordinary least squares on the pixels."""
+    from sklearn.linear_model import LinearRegression
+
+    return Regressor(LinearRegression())
+
+
+@register_model(version=1)
+def nearest_neighbours(*, neighbours: int = 5) -> Estimator:
+    """Return the mean target of the `neighbours` (from 1) nearest training images, Euclidean on the pixels."""
+    from sklearn.neighbors import KNeighborsRegressor
+
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, not {neighbours}")
+    return Regressor(KNeighborsRegressor(neighbours, algorithm="brute"))
+
+
+@register_model(version=1)
+def gradient_boosting(*, trees: int = 100) -> Estimator:
+    """Return histogram gradient boosting on the pixels with `trees` (from 1) trees, without early stopping."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    if trees < 1:
+        raise ValueError(f"trees must be at least 1, not {trees}")
+    return Regressor(HistGradientBoostingRegressor(max_iter=trees, early_stopping=False, random_state=0))

@@ -1,0 +1,155 @@
+"""A notebook's parameters: read from its tagged cell, checked before anything runs. Imports no torch.
+
+The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
+the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`. 0 and "" mean "as
+the profile says". A number must not be below 0.
+"""
+
+import ast
+import difflib
+import hashlib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepnets_utils import paths
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
+LABEL_LENGTH = 80  # of a folder's name, in characters
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown or has an impossible value; the message lists what is allowed."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the parameters cell. choices is empty where any value of the type is allowed."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as the declared type (int to float); raises ParameterError."""
+        if self.type == "float" and type(value) is int:
+            value = float(value)
+        if type(value) is not TYPES[self.type]:
+            raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
+        if self.choices and value not in self.choices:
+            raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {value!r}")
+        if type(value) in (int, float) and not 0 <= value < float("inf"):
+            raise ParameterError(f"{self.name} must be a finite number, not below 0; it is {value!r}")
+        return value
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a command line's `name=text` means; raises ParameterError."""
+        if self.type == "str":
+            return self.check(text)
+        literal = {"true": "True", "false": "False"}.get(text.lower(), text)
+        try:
+            value = ast.literal_eval(literal)
+        except (ValueError, SyntaxError):
+            raise ParameterError(f"{self.name} must be {self.type}, not {text!r}") from None
+        return self.check(value)
+
+
+def notebook_path(study: str) -> Path:
+    """Return the notebook of a study ("05_siamese_ablation", or its number "05" or "5").
+
+    Raises ParameterError with the studies that there are.
+    """
+    studies = study_names()
+    number = study.zfill(2) if study.isdigit() else None
+    for name in studies:
+        if name == study or (number and name.startswith(f"{number}_")):
+            return paths.NOTEBOOKS / f"{name}.ipynb"
+    raise ParameterError(f"no study is called {study!r}; there are {', '.join(studies)}")
+
+
+def study_names() -> list[str]:
+    """Return the studies in order: the names of the notebooks that start with two digits."""
+    return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Return the parameters that a notebook declares, by name and in order.
+
+    Raises ParameterError when the notebook has no cell tagged "parameters" or a line is not of the form.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise ParameterError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
+        if token.type == tokenize.COMMENT
+    }
+    parameters = {}
+    for node in ast.parse(sources[0]).body:
+        try:
+            name, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
+            TYPES[kind]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ParameterError(
+                f"{notebook.name}, parameters cell, line {node.lineno}: write `name: type = literal  # help` "
+                f"with a type of {', '.join(TYPES)}"
+            ) from None
+        text = comments.get(node.lineno, "")
+        choices = re.match(r"\{(.*?)\}", text)
+        parameter = Parameter(
+            name,
+            kind,
+            default,
+            text[choices.end() :].strip() if choices else text,
+            tuple(choice.strip() for choice in choices[1].split(",")) if choices else (),
+        )
+        parameter.check(parameter.default)
+        parameters[parameter.name] = parameter
+    return parameters
+
+
+def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every declared parameter's value, given or default; raises ParameterError for an unknown one."""
+    for name in values:
+        if name not in declared:
+            near = difflib.get_close_matches(name, declared, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ParameterError(f"no parameter is called {name!r}{hint}; there are {', '.join(declared)}")
+    return {name: item.check(values.get(name, item.default)) for name, item in declared.items()}
+
+
+def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> str:
+    """Return "" for the profile as it stands, else what was overridden, as in "epochs=5,seeds=3".
+
+    values: checked values by name; a missing one counts as its default. The text is fit for a file name, and
+    different overrides have different texts. Embedded data are an override, too: they never replace a page of
+    real data.
+    """
+    given = {name: values.get(name, parameter.default) for name, parameter in declared.items()}
+    changed = [name for name in declared if name not in STANDARD and given[name] != declared[name].default]
+    if given.get("data") == "embedded":
+        changed.append("data")
+    parts = {name: given[name] if isinstance(given[name], list) else [given[name]] for name in changed}
+    text = ",".join(f"{name}={'_'.join(map(str, parts[name]))}" for name in sorted(parts))
+    safe = re.sub(r"[^A-Za-z0-9._=,-]", "_", text)
+    if safe == text and len(safe) <= LABEL_LENGTH:
+        return safe
+    digest = hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
+    return f"{safe[: LABEL_LENGTH - 9]}-{digest[:8]}"
+
+
+def report_folder(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> Path:
+    """Return where a notebook with these values reports: reports/<profile>, or reports/<profile>+<label>."""
+    label = report_label(values, declared)
+    profile = values.get("profile", declared["profile"].default)
+    return paths.output_root() / "reports" / (f"{profile}+{label}" if label else profile)

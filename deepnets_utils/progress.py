@@ -1,0 +1,60 @@
+"""Progress of long work: a bar where somebody watches, sparse lines where a log is written."""
+
+import os
+import sys
+import time
+
+LINE_SECONDS = 30.0
+
+
+def watched() -> bool:
+    """Return True in JupyterLab and at a terminal, False under papermill and in logs."""
+    return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+
+
+def duration(seconds: float) -> str:
+    """Return seconds (from 0; NaN for unknown) as a text of one or two units."""
+    if seconds != seconds:
+        return "time unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class Reporter:
+    """Counts finished runs out of `total`: one bar, or a line at the start, every 30 s and at the end."""
+
+    def __init__(self, total: int, title: str) -> None:
+        self.total, self.done = total, 0
+        self._started = self._spoken = time.monotonic()
+        self._bar = None
+        self.say(title)
+        if watched():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit="run")
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self.say(f"{self.done} of {self.total} runs stored after {duration(time.monotonic() - self._started)}")
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def advance(self) -> None:
+        """Count one finished run."""
+        self.done += 1
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update()
+        elif now - self._spoken >= LINE_SECONDS and self.done < self.total:
+            self._spoken = now
+            left = (now - self._started) / self.done * (self.total - self.done)
+            self.say(f"{self.done} of {self.total} runs, about {duration(left)} left")

@@ -1,0 +1,226 @@
+"""Runs and Results: what to train and what came out, as plain values. Imports no torch."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepnets_utils.datasets import CANONICAL
+
+LOOP_VERSION = 1  # raised by hand when the training loop's numbers change
+SCHEMA = 1  # of a stored record
+
+OPTIMIZERS = ("adam", "sgd")
+SHUFFLES = ("every_epoch", "once")
+EVALUATION_MODES = ("eval", "train")
+
+
+def coerce(value: Any, annotation: Any, where: str) -> Any:
+    """Return `value` as the annotated type: int to float, NumPy scalars to Python's; anything else must match.
+
+    Raises ValueError with the expected and the given type.
+    """
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    allowed = typing.get_args(annotation) or (annotation,)
+    if value is None and type(None) in allowed:
+        return None
+    for kind in allowed:
+        if kind is float and type(value) in (int, float):
+            if not math.isfinite(value):
+                raise ValueError(f"{where} must be a finite number, not {value}")
+            return float(value)
+        if type(value) is kind:
+            return value
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
+    raise ValueError(f"{where} must be {names}, not {value!r} ({type(value).__name__})")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name with the options that differ from its defaults; made by `model()` and `task()`.
+
+    `version` is an int for what the package defines and a hash of the source for what a notebook defines.
+    """
+
+    name: str
+    version: int | str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def local(self) -> bool:
+        """True when it is defined outside the package, so that worker processes do not know it."""
+        return isinstance(self.version, str)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version, "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Spec":
+        return cls(data["name"], data["version"], tuple(sorted(data["options"].items())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training, as a value: equal Runs give equal numbers on one machine, and are trained once.
+
+    dataset: a name of `datasets.CANONICAL`. task, model: from `task(name, **options)` and `model(name, **options)`.
+    learning_rate: above 0; None (with epochs and batch_size 0) for an estimator that is fitted, not trained.
+    optimizer: "adam" or "sgd". weight_decay: factor of the L2 penalty's gradient, from 0. l1: factor of the
+    sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
+    shuffle: "every_epoch" or "once" (the same batches in every epoch).
+    evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
+    seed: initial weights, batch order, dropout. data_seed: split, pairs.
+    Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in
+    the digest, so a field may be added, but a default never changes.
+    """
+
+    dataset: str
+    task: Spec
+    model: Spec
+    learning_rate: float | None = None
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    epochs: int = 0
+    batch_size: int = 0
+    shuffle: str = "every_epoch"
+    evaluation_mode: str = "eval"
+    seed: int = 0
+    data_seed: int = 0
+    loop_version: int = LOOP_VERSION
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = coerce(getattr(self, item.name), item.type, f"Run's {item.name}")
+            object.__setattr__(self, item.name, value)
+        choices = {
+            "dataset": tuple(CANONICAL),
+            "optimizer": OPTIMIZERS,
+            "shuffle": SHUFFLES,
+            "evaluation_mode": EVALUATION_MODES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"Run's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in ("weight_decay", "l1", "epochs", "batch_size", "seed", "data_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Run's {name} must not be below 0, it is {getattr(self, name)}")
+        fitted = self.learning_rate is None
+        if fitted and (self.epochs or self.batch_size):
+            raise ValueError("a Run with epochs or batch_size needs a learning_rate above 0")
+        if not fitted and not (self.learning_rate > 0 and self.epochs and self.batch_size):
+            raise ValueError(
+                "a Run with a learning_rate needs learning_rate > 0, epochs >= 1 and batch_size >= 1, not "
+                f"{self.learning_rate}, {self.epochs} and {self.batch_size}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, and the loop's version, as plain data."""
+        data = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name == "loop_version" or value != item.default:
+                data[item.name] = value.to_json() if isinstance(value, Spec) else value
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Run":
+        """Return the Run that `to_json` wrote; raises ValueError or KeyError when it is not one."""
+        data = dict(data)
+        unknown = set(data) - {item.name for item in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"no field of a Run: {', '.join(sorted(unknown))}")
+        return cls(**data | {key: Spec.from_json(data[key]) for key in ("task", "model")})
+
+    @property
+    def digest(self) -> str:
+        """The Run's name in the store: 16 hexadecimal digits."""
+        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        fields = self.to_json()
+        parts = [f"{self.model.name}({', '.join(f'{k}={v}' for k, v in self.model.options)}) on {self.dataset}"]
+        parts += [f"{k}={v}" for k, v in self.task.options]
+        skipped = ("dataset", "task", "model", "loop_version")
+        return ", ".join(parts + [f"{k}={v}" for k, v in fields.items() if k not in skipped])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one Run gave, and where it comes from.
+
+    status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0).
+    metrics: name to number or list of numbers at the end; NaN where the run diverged.
+    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, threads, path,
+    versions, data_fingerprint, finished_at.
+    """
+
+    run: Run
+    status: str
+    metrics: dict[str, Any]
+    history: dict[str, list[float]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    diverged_at_step: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record: plain data with NaN as null, the schema, the digest and a checksum of all that."""
+        record = {
+            "schema": SCHEMA,
+            "digest": self.run.digest,
+            "run": self.run.to_json(),
+            "status": self.status,
+            "diverged_at_step": self.diverged_at_step,
+            "metrics": _nan_to_null(self.metrics),
+            "history": _nan_to_null(self.history),
+            "provenance": self.provenance,
+        }
+        return record | {"checksum": checksum(record)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Result":
+        """Return the Result of a record; raises ValueError when it is damaged or of another schema."""
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise ValueError("not a record of this schema")
+        body = {key: value for key, value in record.items() if key != "checksum"}
+        if checksum(body) != record.get("checksum"):
+            raise ValueError("the checksum does not match the content")
+        run = Run.from_json(record["run"])
+        if run.digest != record["digest"]:
+            raise ValueError("the digest does not match the run")
+        return cls(
+            run=run,
+            status=record["status"],
+            metrics=_null_to_nan(record["metrics"]),
+            history=_null_to_nan(record["history"]),
+            provenance=record["provenance"],
+            diverged_at_step=record["diverged_at_step"],
+        )
+
+
+def canonical(data: Any) -> str:
+    """Return the one JSON text of plain data: keys sorted, no spaces, no NaN."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(record).encode()).hexdigest()[:16]
+
+
+def _nan_to_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nan_to_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _null_to_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _null_to_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_null_to_nan(item) for item in value]
+    return math.nan if value is None else value

@@ -1,0 +1,292 @@
+"""Intervals, tests and verdicts: what samples of runs say about a claim.
+
+A cell is a sequence (one value per run, NaN = a diverged run) or a number (deterministic, no sampling error).
+A claim is a set of pairs of cells and holds when every pair does (an intersection-union test). A pair is
+judged by one-sided t tests, Welch's or paired, of mean(lhs) - factor * mean(rhs) against an offset; ratios
+too, so that no distribution of a ratio has to be approximated. "Equal", "within" and "does not help" are
+shown by tests against the ends of a margin, never by p > 0.05.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+if TYPE_CHECKING:
+    from deepnets_utils.published import Claim
+
+Cell = float | Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Summary:
+    """mean, spread (n - 1) and t interval (low, high) of n finished runs; median, q25 and q75 of all runs."""
+
+    mean: float
+    spread: float
+    n: int
+    diverged: int
+    median: float
+    q25: float
+    q75: float
+    low: float
+    high: float
+
+
+def summary(values: Sequence[float] | np.ndarray, higher_is_better: bool = False) -> Summary:
+    """Return the Summary of one value per run; diverged runs (not finite) rank last in the quantiles.
+
+    The interval is at 95 %. What is not defined (a spread of one run) is NaN; a quantile that falls on a
+    diverged run is infinite (minus infinite where higher is better).
+    """
+    values = np.asarray(values, dtype=float).reshape(-1)
+    mean, variance, n = _moments(values)
+    ranked = np.sort(np.where(np.isfinite(values), values, -np.inf if higher_is_better else np.inf))
+    median, q25, q75 = (_quantile(ranked, q) for q in (0.5, 0.25, 0.75))
+    return Summary(mean, math.sqrt(variance), n, values.size - n, median, q25, q75, *mean_interval(values))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the t interval of the mean of the finite values; (nan, nan) below two of them."""
+    mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
+    if n < 2:
+        return math.nan, math.nan
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
+    return mean - half, mean + half
+
+
+def welch(variance: float, n: float, other_variance: float, other_n: float) -> tuple[float, float]:
+    """Return standard error and Welch-Satterthwaite degrees of freedom of a difference of two means.
+
+    n: values in each mean; (nan, nan) below two, and infinite for a number without sampling error.
+    """
+    if n < 2 or other_n < 2:
+        return math.nan, math.nan
+    total = variance / n + other_variance / other_n
+    if total == 0:
+        return 0.0, math.inf
+    share = variance / n / total
+    return math.sqrt(total), 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (other_n - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's step-down adjusted p-values, in the order given; ValueError for one outside 0 to 1."""
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values lie between 0 and 1, not {list(p_values)}")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim put to cells: "table:row:column" -> values of the claim's metric (0 to 100 where that is in %).
+
+    protocol: a label, for a claim that is judged under several. paired: the two cells of a pair share their
+    draw of data run by run. A reference with no cell, or an empty one, has no run yet.
+    """
+
+    claim: "Claim"
+    cells: Mapping[str, Cell]
+    protocol: str = ""
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict: supported, contradicted or undecided. effect: of the deciding pair (the weakest, or the most
+    opposite when contradicted), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio"
+    (lhs / rhs) of means. n: fewest finished runs in a pair. p-values are corrected in claim and family."""
+
+    id: str
+    protocol: str
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    scale: str
+    pair: str
+    n: int
+    p_supported: float
+    p_contradicted: float
+    note: str
+
+
+def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
+    """Return a Verdict for each question of one family (a study), Holm over its claims for and against.
+
+    - A claim is supported when all its pairs are (its p is the largest of theirs), contradicted when at least
+      one pair shows the opposite (its p is the smallest of theirs times their number). Contradicted goes
+      first: not_less is not supported while a pair is significantly less, however small the step.
+    - A missing pair, or one with a cell of fewer than two finished runs, neither supports nor contradicts; a
+      claim with no other pairs is no part of the family.
+    - Diverged runs stay out of means, so evidence that a side is better is withheld (p = 1) where one of its
+      runs diverged: losing runs never helps. "Equal" and "within" need both sides whole. Better is higher for
+      accuracies, lower for everything else.
+    - Two numbers are compared directly, p is 0 or 1; so are samples without any variance.
+
+    Raises ValueError for a claim asked twice under one protocol and for a ratio of negative means.
+    """
+    asked = [(question.claim.id, question.protocol) for question in questions]
+    if twice := sorted({key for key in asked if asked.count(key) > 1}):
+        raise ValueError(f"asked twice in one family (claim, protocol): {twice}")
+    claims = [_pairs(question) for question in questions]
+    supported = [max(pair.p_supported for pair in pairs) for pairs in claims]
+    contradicted = [min(1.0, len(pairs) * min(pair.p_contradicted for pair in pairs)) for pairs in claims]
+    family = [i for i, pairs in enumerate(claims) if any(pair.n > 1 for pair in pairs)]
+    for p_values in (supported, contradicted):
+        for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            p_values[i] = p
+    verdicts = []
+    for question, pairs, p_for, p_against in zip(questions, claims, supported, contradicted, strict=True):
+        claim, known = question.claim, [pair for pair in pairs if pair.n] or pairs
+        word, decides = "undecided", max(known, key=lambda pair: (pair.p_supported, -pair.slack))
+        if p_against <= alpha:
+            word, decides = "contradicted", min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+        elif p_for <= alpha:
+            word = "supported"
+        scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
+        effect = decides.ratio() if scale == "ratio" else decides.difference()
+        n, note = min(pair.n for pair in known), _note(question, pairs)
+        about = (claim.id, question.protocol, word, *effect, scale, decides.name)
+        verdicts.append(Verdict(*about, n, p_for, p_against, note))
+    return verdicts
+
+
+def _pairs(question: Question) -> list["_Pair"]:
+    """Return the claim's pairs with their uncorrected p-values and the slack that breaks ties of p."""
+    claim = question.claim
+    (lower, upper), same, below, above = claim.bounds, (1, 0), -1, 1
+    shown, opposite = {
+        "less": ([(same, below)], [(same, above)]),
+        "greater": ([(same, above)], [(same, below)]),
+        "not_less": ([(lower, above)], [(same, below)]),
+        "not_greater": ([(upper, below)], [(same, above)]),
+    }.get(claim.kind, ([(lower, above), (upper, below)], [(lower, below), (upper, above)]))
+    better = 1 if claim.metric.endswith("accuracy") else -1
+    pairs = [_Pair(question, lhs, rhs) for lhs, rhs in claim.pairs]
+    for pair in filter(lambda pair: pair.n, pairs):
+        inclusive = claim.kind not in ("less", "greater")
+        for_it = [pair.test(*test, better, inclusive) for test in shown]
+        against = [pair.test(*test, better, inclusive=False) for test in opposite]
+        pair.p_supported, pair.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
+        pair.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
+        if pair.exact:  # a number that does not show the claim refutes it
+            pair.p_supported = float(pair.p_supported == 1 or pair.p_contradicted == 0)
+            pair.p_contradicted = 1 - pair.p_supported
+    return pairs
+
+
+class _Pair:
+    """Two cells side by side. n: finished runs of the smaller, 1 for two numbers, 0 where one is empty."""
+
+    p_supported, p_contradicted, slack = 1.0, 1.0, 0.0
+
+    def __init__(self, question: Question, lhs: str, rhs: str) -> None:
+        left, right = _cell(question, lhs), _cell(question, rhs)
+        self.name = f"{lhs} vs {rhs}"
+        self.whole = np.isfinite(left).all(), np.isfinite(right).all()
+        self.paired = question.paired and left.ndim == right.ndim == 1 and min(left.size, right.size) > 0
+        self.unequal = self.paired and left.size != right.size
+        if self.paired:
+            both = [] if self.unequal else np.flatnonzero(np.isfinite(left) & np.isfinite(right))
+            left, right = left[both], right[both]
+        self.left, self.right = left, right
+        self.moments = _moments(left), _moments(right)
+        n = min(self.moments[0][2], self.moments[1][2])
+        self.exact = n == math.inf
+        self.n = 1 if self.exact else n
+
+    def contrast(self, factor: float) -> tuple[float, float, float]:
+        """mean(left) - factor * mean(right), its standard error and its degrees of freedom."""
+        if self.paired:
+            mean, variance, n = _moments(self.left - factor * self.right)
+            return mean, math.sqrt(variance / max(n, 1)), n - 1
+        (mean, variance, n), (other, other_variance, other_n) = self.moments
+        return mean - factor * other, *welch(variance, n, factor**2 * other_variance, other_n)
+
+    def test(self, bound: tuple[float, float], direction: int, better: int, inclusive: bool) -> tuple[float, float]:
+        """p-value and distance of left being above (direction 1) or below (-1) factor * right + offset."""
+        factor, offset = bound
+        estimate, error, dof = self.contrast(factor)
+        distance = direction * (estimate - offset)
+        if abs(distance) <= 1e-12 * (abs(self.moments[0][0]) + abs(offset)):
+            distance = 0.0  # rounding, as of 0.3 - 0.1 against 0.2
+        favoured_is_whole = self.whole[0 if direction == better else 1]
+        if math.isnan(error) or not favoured_is_whole:
+            return 1.0, distance
+        if error == 0:
+            return (0.0 if distance > 0 or (inclusive and distance == 0) else 1.0), distance
+        return float(stdtr(dof, -distance / error)), distance
+
+    def difference(self) -> tuple[float, float, float]:
+        """mean(left) - mean(right) and its 95 % interval."""
+        mean, error, dof = self.contrast(1)
+        half = float(stdtrit(dof, 0.975)) * error if error else 0.0
+        return mean, mean - half, mean + half
+
+    def ratio(self) -> tuple[float, float, float]:
+        """mean(left) / mean(right) and its 95 % interval, Fieller's: the factors that no test excludes."""
+        (left, *_), (right, *_) = self.moments
+        if min(left, right) < 0:
+            raise ValueError(f"a ratio needs means of at least 0, not {left:g} and {right:g}: {self.name}")
+        ratio = left / right if right > 0 else math.nan
+        _, error, dof = self.contrast(ratio)
+        if not error > 0:
+            return ratio, ratio + error, ratio + error  # a point without variance, NaN for too few runs
+        left_2, plus, minus = ((stdtrit(dof, 0.975) * self.contrast(f)[1]) ** 2 for f in (0, 1, -1))
+        a, b, c = right**2 + left_2 - (plus + minus) / 2, left * right - (minus - plus) / 4, left**2 - left_2
+        if a <= 0:
+            return ratio, 0.0, math.inf  # the denominator may be 0
+        root = math.sqrt(max(b * b - a * c, 0.0))
+        return ratio, float((b - root) / a), float((b + root) / a)
+
+
+def _cell(question: Question, ref: str) -> np.ndarray:
+    """Return float [runs], or [] for a number (a literal of the claim, too); [0] where there is no run."""
+    values = np.asarray(question.cells.get(ref, () if ":" in ref else float(ref)), dtype=float)
+    if values.ndim > 1:
+        raise ValueError(f"a cell is a number or one value per run, not of shape {values.shape}: {ref}")
+    return values
+
+
+def _note(question: Question, pairs: list[_Pair]) -> str:
+    cells = {ref: _cell(question, ref) for pair in question.claim.pairs for ref in pair}
+    missing = [ref for ref, values in cells.items() if values.size == 0]
+    if len(missing) == sum(":" in ref for ref in cells):
+        return "not run"
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    notes = [f"missing: {', '.join(missing[:3])}{more}"] if missing else []
+    for ref, values in cells.items():
+        finished = int(np.isfinite(values).sum())
+        if finished < values.size:
+            notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
+        if values.ndim and values.size and finished < 2:
+            notes.append(f"n = {finished}: {ref}")
+    notes += [f"unequal numbers of runs, not paired: {pair.name}" for pair in pairs if pair.unequal]
+    return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
+
+
+def _moments(values: np.ndarray) -> tuple[float, float, float]:
+    """Return mean, variance (n - 1) and number of the finite values; a number counts as infinitely many."""
+    if values.ndim == 0 and np.isfinite(values):
+        return float(values), 0.0, math.inf
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return math.nan, math.nan, 0
+    shifted = finite - finite[0]  # so that equal values have a variance of exactly 0
+    variance = float(shifted.var(ddof=1)) if finite.size > 1 else math.nan
+    return float(finite[0] + shifted.mean()), variance, finite.size
+
+
+def _quantile(ranked: np.ndarray, q: float) -> float:
+    if ranked.size == 0:
+        return math.nan
+    place = q * (ranked.size - 1)
+    low, high = ranked[math.floor(place)], ranked[math.ceil(place)]
+    return float(low if low == high else low * (1 - place % 1) + high * (place % 1))

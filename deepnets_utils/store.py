@@ -1,0 +1,127 @@
+"""The store of finished runs: one small file a record on this machine, and the published ones in git."""
+
+import functools
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deepnets_utils import paths
+from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.runs import Result, Run, canonical
+
+
+class Store:
+    """Finished records under `folder`/records, claims and checkpoints beside them.
+
+    folder: this machine's store, by default runs/ of the project. published: folder of `*.jsonl` files with
+    published records, which are read and never written here. A record is used only when it is whole and its
+    data are the canonical ones.
+    """
+
+    def __init__(self, folder: Path | None = None, published: Path | None = paths.RECORDS) -> None:
+        self.folder = folder or paths.output_root() / "runs"
+        self.published_folder = published
+
+    def get(self, run: Run) -> Result | None:
+        """Return the stored Result of a run, this machine's before the published one, or None.
+
+        A damaged file is moved aside with a warning, so that the run is done again.
+        """
+        path = self._record(run)
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return self._published.get(run.digest)
+        try:
+            result = _usable(Result.from_json(json.loads(text)))
+            if result.run.digest != run.digest:
+                raise ValueError("it is the record of another run")
+            return result
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"record {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
+            return self._published.get(run.digest)
+
+    def put(self, result: Result) -> None:
+        """Write a record, whole, and remove the run's checkpoint.
+
+        Raises OSError when there is no room, ValueError for other data than the canonical ones, ValueError or
+        TypeError for what JSON cannot hold.
+        """
+        _usable(result)
+        write_whole(self._record(result.run), lambda file: file.write(record_line(result)))
+        self.checkpoint(result.run).unlink(missing_ok=True)
+
+    def claim(self, run: Run) -> FileLock | None:
+        """Return a held lock on a run, or None when another process holds it; released by its death too."""
+        path = self.folder / "claims" / f"{run.digest}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock
+
+    def release(self, claim: FileLock) -> None:
+        """Let go of the claim on a run whose record is stored, and remove its file.
+
+        Whoever still waits on the removed file finds the record when it looks again.
+        """
+        Path(claim.lock_file).unlink(missing_ok=True)
+        claim.release()
+
+    def checkpoint(self, run: Run) -> Path:
+        """Return where the run's checkpoint lies while it is unfinished."""
+        return self.folder / "checkpoints" / f"{run.digest}.pt"
+
+    def results(self) -> Iterator[Result]:
+        """Yield every usable Result, this machine's and the published ones; damaged files are passed over."""
+        seen = set()
+        for path in sorted((self.folder / "records").glob("*.json")):
+            try:
+                result = _usable(Result.from_json(json.loads(path.read_bytes())))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            seen.add(result.run.digest)
+            yield result
+        yield from (result for digest, result in self._published.items() if digest not in seen)
+
+    def _record(self, run: Run) -> Path:
+        return self.folder / "records" / f"{run.digest}.json"
+
+    @functools.cached_property
+    def _published(self) -> dict[str, Result]:
+        if self.published_folder is None:
+            return {}
+        files = sorted(self.published_folder.glob("*.jsonl"))
+        return {result.run.digest: result for file in files for result in read_records(file)}
+
+
+def read_records(file: Path) -> Iterator[Result]:
+    """Yield the usable Results of a `.jsonl` file of records; a line that is not one is reported and left out."""
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            yield _usable(Result.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(f"{file.name}, line {number} is not used: {error}", stacklevel=2)
+
+
+def write_records(file: Path, results: Iterable[Result]) -> None:
+    """Write Results into a `.jsonl` file, one line each, ordered by digest, whole."""
+    lines = sorted(results, key=lambda result: result.run.digest)
+    write_whole(file, lambda stream: stream.writelines(record_line(result) for result in lines))
+
+
+def record_line(result: Result) -> bytes:
+    return canonical(result.to_json()).encode() + b"\n"
+
+
+def _usable(result: Result) -> Result:
+    expected = CANONICAL.get(result.run.dataset)
+    if result.provenance.get("data_fingerprint") != expected:
+        raise ValueError(f"it was made from other data than the canonical {result.run.dataset}")
+    return result

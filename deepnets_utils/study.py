@@ -1,0 +1,293 @@
+"""What every notebook says: parameters, settings, sweeps, comparisons, verdicts, figures, finish."""
+
+import ast
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepnets_utils import data, paths, published, statistics
+from deepnets_utils.cells import Cells, Label, costs
+from deepnets_utils.files import write_whole
+from deepnets_utils.parameters import (
+    ParameterError,
+    check_parameters,
+    notebook_path,
+    read_parameters,
+    report_folder,
+    report_label,
+)
+from deepnets_utils.progress import watched
+from deepnets_utils.runs import Run, canonical
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.workers import resolve
+
+
+class Study:
+    """One execution of a notebook. Everything that it reports goes through this object.
+
+    name: the notebook's name without ending. namespace: the notebook's `globals()`, from which the declared
+    parameters are taken. Raises ParameterError for an unknown name, a wrong type or an impossible value, before
+    anything is trained.
+    """
+
+    def __init__(self, name: str, namespace: Mapping[str, Any]) -> None:
+        notebook = notebook_path(name)
+        declared = read_parameters(notebook)
+        given = {key: namespace[key] for key in declared if key in namespace}
+        self.parameters = check_parameters(declared, given | _injected(namespace))
+        self.name, self.title = name, _title(notebook)
+        self.profile, self.train = self.parameters["profile"], self.parameters["train"]
+        self.device, self.workers = resolve(self.parameters["device"], self.parameters["workers"])
+        self.folder = report_folder(self.parameters, declared)
+        self.label = report_label(self.parameters, declared)
+        self.figures_folder = paths.output_root() / "figures" / self.folder.name
+        self.store = Store()
+        self.banner = ""
+        self._settings: dict[str, Any] = {}
+        self._data: dict[str, str] = {}
+        self._sweeps: dict[str, tuple[Cells, int]] = {}
+        self._runs: dict[str, Run] = {}
+        self._values: dict[tuple[str, str], dict[str, Any]] = {}
+        self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
+        self._figures: list[dict[str, str]] = []
+        self._verdicts: list[dict[str, Any]] = []
+        if self.profile == "smoke" and self.parameters["data"] == "real":
+            raise ParameterError("data must be auto or embedded in profile smoke, which never uses the real data")
+        if self.profile == "paper" and self.parameters["data"] == "embedded":
+            raise ParameterError("data must be auto or real in profile paper, which never uses the embedded data")
+
+    def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
+        """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one."""
+        chosen = profiles[self.profile]
+        self._settings = {name: self.parameters.get(name) or value for name, value in chosen.items()}
+        return SimpleNamespace(**self._settings)
+
+    def dataset(self, name: str) -> str:
+        """Return the data set to train on: `name`, or the embedded one in its place.
+
+        smoke: always the embedded one. quick: the real one where it is or can be downloaded, else the embedded
+        one with a banner. paper: the real one. Raises DataError where the real one is demanded and not to be had.
+        """
+        chosen = self._choose_data(name)
+        self._data[chosen] = data.CANONICAL[chosen]
+        if chosen != name:
+            self.banner = (
+                f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
+                "they show that everything runs, and say nothing about the document."
+            )
+        return chosen
+
+    def _choose_data(self, name: str) -> str:
+        wanted = self.parameters["data"]
+        if self.profile == "smoke" or wanted == "embedded":
+            return data.embedded(name)
+        if data.present(name) or self.train == "never":
+            return name
+        try:
+            data.download(name)
+        except data.DataError as error:
+            if wanted == "auto" and self.profile == "quick":
+                return data.embedded(name)
+            if wanted == "real":
+                raise
+            print(f"{error}\nStored runs are shown; a run that is missing cannot be trained.")
+        return name
+
+    def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
+        """Return the Results of cells of runs, after training those that are not stored (with train "missing")."""
+        runs = [run for group in cells.values() for run in group]
+        self._runs |= {run.digest: run for run in runs}
+        unknown = sum(self.store.get(run) is None for run in {run.digest: run for run in runs}.values())
+        options = {"device": self.device, "workers": self.workers, "yes": self.parameters["yes"]}
+        results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
+        swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()})
+        self._sweeps[title] = swept, unknown if self.train == "missing" else 0
+        return swept
+
+    def watch(self, run: Run, metric: str = "train_loss") -> Any:
+        """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
+        from deepnets_utils.figures import LiveCurve
+
+        self._runs[run.digest] = run
+        result = self.store.get(run)
+        curve = LiveCurve(metric, run.epochs, live=watched() and result is None)
+        if result is None and self.train == "missing":
+            from deepnets_utils.training import train
+
+            result = train(run, device=self.device, on_epoch=curve)
+            self.store.put(result)
+        return curve.draw(result.history if result else {})
+
+    def compare(
+        self,
+        values: Mapping[str, Mapping[Label, Any]],
+        source: str,
+        table: str,
+        metric: str,
+        digits: int = 2,
+    ) -> pd.DataFrame:
+        """Return published beside own numbers for printing, and keep them for the report and the verdicts.
+
+        values: protocol ("" where there is one only) -> (row, column) -> one value per run, NaN for a diverged
+        one; a plain number is exact. source, table, metric: as in data/published/results.csv.
+        """
+        shown = None
+        for protocol, cells in values.items():
+            exact = all(np.ndim(cell) == 0 for cell in cells.values())
+            frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact)
+            self._tables.setdefault((source, table), {})[metric, protocol] = frame
+            self.keep(cells, table, metric, protocol)
+            text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
+            text["published"] = _texts(frame, "published", "published_spread", "published_n", digits)
+            text[f"ours {protocol}".strip()] = _texts(frame, "ours", "spread", "n", digits)
+            if not exact:
+                text[f"95 % {protocol}".strip()] = [
+                    "" if np.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+                    for low, high in zip(frame["low"], frame["high"], strict=True)
+                ]
+            text[f"verdict {protocol}".strip()] = frame["verdict"]
+            text = text.set_index(["row", "column"])
+            shown = text if shown is None else shown.join(text.drop(columns="published"))
+        return shown
+
+    def keep(self, cells: Mapping[Label, Any], table: str, metric: str, protocol: str = "") -> None:
+        """Keep numbers that a claim refers to and that stand in no printed table."""
+        known = self._values.setdefault((protocol, metric), {})
+        known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
+
+    def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
+        """Return the verdicts on claims, each under each protocol, as one family; once a notebook.
+
+        The means must have been kept by `compare` or `keep` under the claim's metric.
+        """
+        asked = [published.claim(name) for name in claims]
+        questions = [
+            statistics.Question(claim, self._values.get((protocol, claim.metric), {}), protocol)
+            for claim in asked
+            for protocol in protocols
+        ]
+        statements = {claim.id: claim for claim in asked}
+        for verdict in statistics.judge(questions):
+            claim = statements[verdict.id]
+            about = {"source": claim.source, "statement": claim.statement, "unit": verdict.scale}
+            self._verdicts.append(asdict(verdict) | about)
+        lines = [
+            {
+                "claim": line["statement"],
+                "protocol": line["protocol"],
+                "verdict": line["verdict"],
+                "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
+                "95 %": "" if np.isnan(line["low"]) else f"{line['low']:.3g} to {line['high']:.3g}",
+                "n": line["n"],
+                "note": line["note"] or f"decided by {line['pair']}",
+            }
+            for line in self._verdicts
+        ]
+        return pd.DataFrame(lines).set_index("claim")
+
+    def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
+        """Save a figure as PNG and SVG and return it for display, with its caption and alternative text."""
+        from deepnets_utils.figures import embedded_figure
+
+        file = self.figures_folder / f"{self.name}_{name}.png"
+        for path in (file, file.with_suffix(".svg")):
+            write_whole(path, lambda stream, ending=path.suffix[1:]: figure.savefig(stream, format=ending))
+        place = Path(os.path.relpath(file, self.folder)).as_posix()
+        self._figures.append({"file": place, "title": title, "alt": alt})
+        return embedded_figure(figure, title, alt)
+
+    def finish(self) -> pd.DataFrame:
+        """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
+
+        Returns the cost of each cell for display.
+        """
+        tables = [self._write_table(source, table) for source, table in self._tables]
+        cost = costs({title: cells for title, (cells, _) in self._sweeps.items()})
+        self._write(f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
+        self._write(f"{self.name}.runs.jsonl", "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()))
+        results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
+        summary = {
+            "study": self.name,
+            "title": self.title,
+            "profile": self.profile,
+            "label": self.label,
+            "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
+            "parameters": self.parameters,
+            "settings": self._settings,
+            "banner": self.banner,
+            "data": [
+                {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
+                for name, fingerprint in self._data.items()
+            ],
+            "device": self.device,
+            "runs": {
+                "total": len(self._runs),
+                "missing": len(self._runs) - len(results),
+                "trained": sum(trained for _, trained in self._sweeps.values()),
+                "diverged": sum(result.status == "diverged" for result in results.values()),
+            }
+            | {
+                key: sum(result.provenance[key] for result in results.values())
+                for key in ("cpu_seconds", "wall_seconds")
+            },
+            "tables": tables,
+            "figures": self._figures,
+            "claims": [
+                {key: None if value != value else value for key, value in verdict.items()} for verdict in self._verdicts
+            ],
+            "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        # JSON has no infinity: an interval that reaches it is open on that side.
+        text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
+        self._write(f"{self.name}.json", text)
+        self._write_claims()
+        return cost
+
+    def _write_table(self, source: str, table: str) -> dict[str, Any]:
+        frame = pd.concat(self._tables[source, table].values(), ignore_index=True)
+        file = f"tables/{source}_{table}.csv"
+        self._write(file, frame.to_csv(index=False))
+        words = ("agrees", "differs", "too few runs", "missing")
+        counts = {word: int((frame["verdict"] == word).sum()) for word in words}
+        return {"file": file, "title": f"{source}: {table}", "cells": len(frame)} | counts
+
+    def _write_claims(self) -> None:
+        summaries = [json.loads(path.read_text()) for path in sorted(self.folder.glob("[0-9][0-9]_*.json"))]
+        claims = pd.DataFrame([{"study": s["study"]} | claim for s in summaries for claim in s["claims"]])
+        self._write("tables/claims.csv", claims.to_csv(index=False))
+
+    def _write(self, file: str, text: str) -> None:
+        write_whole(self.folder / file, lambda stream: stream.write(text.encode()))
+
+
+def _injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names and values that papermill put into the notebook, known or not."""
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters\n"):
+            targets = [node.targets[0] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            return {target.id: namespace[target.id] for target in targets if isinstance(target, ast.Name)}
+    return {}
+
+
+def _title(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text())["cells"]
+    return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
+
+
+def _texts(frame: pd.DataFrame, mean: str, spread: str, n: str, digits: int) -> list[str]:
+    def text(mean: float, spread: float, n: float) -> str:
+        if pd.isna(mean):
+            return ""
+        around = "" if pd.isna(spread) else f" ± {spread:.{digits}f}"
+        return f"{mean:.{digits}f}{around}" + ("" if pd.isna(n) else f" (n={n:.0f})")
+
+    return [text(*line) for line in zip(frame[mean], frame[spread], frame[n], strict=True)]

@@ -1,0 +1,511 @@
+import errno
+import gzip
+import hashlib
+import io
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from deepnets_utils import data
+
+REAL = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+needs = {name: pytest.mark.skipif(not data.present(name), reason=f"{name} is not here") for name in REAL}
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """The definition in words of data.Images, written a second time."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serve `files`; `mode` is whole, cut (half, then closed), wrong (a changed byte), stall (half, then
+    nothing), mute (accepts and never answers) or absent (404)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.mode = "whole"
+        self.paths: list[str] = []
+        self.stalled, self.go_on = threading.Event(), threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients hang up in these tests
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server, content = self.server, self.server.files.get(self.path.rsplit("/", 1)[1])
+        server.paths.append(self.path)
+        if server.mode == "mute":
+            server.go_on.wait(20)
+        elif server.mode == "absent" or content is None:
+            self.send_error(404)
+        else:
+            if server.mode == "wrong":
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            if server.mode == "stall":
+                self.wfile.flush()
+                server.stalled.set()
+                server.go_on.wait(20)
+            if server.mode != "cut":
+                self.wfile.write(content[half:])
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No arrays, proxies or openers from elsewhere."""
+    for variable in [key for key in os.environ if key.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    data.load.cache_clear()
+    yield
+    data.load.cache_clear()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEEPNETS_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def small_sets(name: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
+    arrays: list[np.ndarray] = []
+    for n in (50, 10):
+        arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), rng.integers(0, 10, n)]
+    return arrays
+
+
+@pytest.fixture(params=REAL)
+def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a small data set of the same layout in place of the real one, on the server and in the tables."""
+    name = request.param
+    arrays = small_sets(name)
+    monkeypatch.setitem(data.CANONICAL, name, fingerprint(*arrays))
+    if name == "cifar10":
+        images = np.concatenate(arrays[::2]).reshape(6, 10, -1)
+        labels = np.concatenate(arrays[1::2]).reshape(6, 10).tolist()
+        keys = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+        batches = zip(keys, images, labels, strict=True)
+        files = {key: pickle.dumps({"data": pixels, "labels": classes}) for key, pixels, classes in batches}
+        files["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+            for file, content in files.items():
+                entry = tarfile.TarInfo(f"cifar-10-batches-py/{file}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        server.files["cifar-10-python.tar.gz"] = archive.getvalue()
+        cifar10 = datasets.CIFAR10
+        monkeypatch.setattr(cifar10, "url", server.url + "cifar-10-python.tar.gz")
+        monkeypatch.setattr(cifar10, "tgz_md5", md5(archive.getvalue()))
+        monkeypatch.setattr(cifar10, "train_list", [[key, md5(files[key])] for key in keys[:5]])
+        monkeypatch.setattr(cifar10, "test_list", [[key, md5(files[key])] for key in keys[5:]])
+        monkeypatch.setattr(cifar10, "meta", {**cifar10.meta, "md5": md5(files["batches.meta"])})
+    else:
+        headers = [
+            struct.pack(">4i", 2051, n, 28, 28) if k == 0 else struct.pack(">2i", 2049, n)
+            for n in (50, 10)
+            for k in (0, 1)
+        ]
+        files = {
+            file: header + array.astype(np.uint8).tobytes()
+            for file, header, array in zip(IDX, headers, arrays, strict=True)
+        }
+        packed = {f"{file}.gz": gzip.compress(content, mtime=0) for file, content in files.items()}
+        server.files |= packed
+        monkeypatch.setattr(REAL[name], "mirrors", [server.url])
+        monkeypatch.setattr(
+            REAL[name], "resources", [(file, md5(content)) for file, content in packed.items()]
+        )
+    monkeypatch.setitem(
+        data.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()}
+    )
+    return name
+
+
+def first_file(name: str, root: Path) -> Path:
+    return root / data.FOLDER[name] / next(iter(data.FILES[name]))
+
+
+def nothing_there(name: str, root: Path) -> bool:
+    """Return whether neither the data set nor a part of it nor a temporary folder is in the data folder."""
+    left = [path for path in root.rglob("*") if path.is_file() and path.name != ".download.lock"]
+    return left == [] and list(root.glob(".download-*")) == [] and not data.present(name)
+
+
+def test_download_then_load(small: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (data.check(small), data.present(small)) == ("missing", False)
+    data.download(small)
+    assert (data.check(small), data.present(small)) == ("ready", True)
+    assert capsys.readouterr() == ("", "")  # no progress bars where nobody watches
+    images = data.load(small)
+    arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+    for ours, theirs in zip(arrays, small_sets(small), strict=True):
+        assert ours.numpy().dtype == theirs.dtype and np.array_equal(ours.numpy(), theirs)
+    assert images.fingerprint == data.CANONICAL[small] and images.name == small
+    assert data.load(small) is images
+    there = {path.name for path in root.rglob("*") if path.is_file()}
+    assert there == {*data.FILES[small], ".download.lock"}  # no archive, nothing temporary
+    assert socket.getdefaulttimeout() is None
+
+
+def test_torchvision_reads_the_same(small: str, root: Path) -> None:
+    data.download(small)
+    images = data.load(small)
+    for train, pixels, labels in (
+        (True, images.train_images, images.train_labels),
+        (False, images.test_images, images.test_labels),
+    ):
+        theirs = REAL[small](root, train=train)
+        assert len(theirs) == len(pixels)
+        for k in (0, 9):
+            image, label = theirs[k]
+            channels_last = pixels[k].permute(1, 2, 0).squeeze(-1).numpy()
+            assert np.array_equal(np.asarray(image), channels_last) and label == labels[k]
+
+
+def test_nothing_to_do_when_whole(small: str, server: Server, root: Path) -> None:
+    data.download(small)
+    server.paths.clear()
+    data.download(small)
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("mode", ["cut", "wrong"])
+def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path, mode: str) -> None:
+    server.mode = mode
+    archive = next(iter(server.files))
+    with pytest.raises(data.DataDamaged, match=archive.replace(".", r"\.")):
+        data.download(small)
+    assert nothing_there(small, root)
+    with pytest.raises(data.DataNotFound):
+        data.load(small)
+    server.mode = "whole"
+    data.download(small)
+    assert data.load(small).fingerprint == data.CANONICAL[small]
+
+
+def test_a_later_file_that_breaks_off_leaves_nothing(small: str, server: Server, root: Path) -> None:
+    last = list(server.files)[-1]
+    server.files[last] = server.files[last][:-3]
+    with pytest.raises(data.DataDamaged, match=last):
+        data.download(small)
+    assert nothing_there(small, root)
+
+
+@pytest.mark.parametrize("mode", ["mute", "stall", "absent"])
+def test_a_server_that_does_not_serve(
+    small: str, server: Server, root: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(data, "STALL_SECONDS", 0.3)
+    server.mode = mode
+    start = time.monotonic()
+    with pytest.raises(data.DataError) as caught:
+        data.download(small)
+    assert time.monotonic() - start < 2
+    assert small in str(caught.value) and str(root) in str(caught.value)
+    assert nothing_there(small, root)
+    assert socket.getdefaulttimeout() is None
+
+
+def test_no_server_is_noticed_at_once(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    for dataset in (datasets.MNIST, datasets.FashionMNIST):
+        monkeypatch.setattr(dataset, "mirrors", [nobody, nobody + "second/"])
+    monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
+    start = time.monotonic()
+    with pytest.raises(data.DataError) as caught:
+        data.download(small)
+    assert time.monotonic() - start < 2
+    for part in (nobody, "refused", *data.FILES[small], str(root / data.FOLDER[small]), "DEEPNETS_DATA"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_name_server_that_hangs(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(data, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(20) and [])
+    start = time.monotonic()
+    with pytest.raises(data.DataError, match=r"mirror\.invalid.*no answer within 0\.3 s"):
+        data.download(small)
+    assert time.monotonic() - start < 2
+    release.set()
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_one_mirror_of_two_is_enough(
+    small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [nobody, server.url])
+    data.download(small)
+    assert data.check(small) == "ready"
+
+
+@pytest.mark.parametrize("small", ["mnist", "cifar10"], indirect=True)
+def test_a_proxy_is_honoured(small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://mirror.invalid/cifar-10-python.tar.gz")
+    data.download(small)
+    assert data.check(small) == "ready"
+    assert all(path.startswith("http://mirror.invalid/") for path in server.paths)
+
+
+def test_kill_9_leaves_nothing_usable(small: str, server: Server, root: Path) -> None:
+    server.mode = "stall"
+    child = multiprocessing.get_context("fork").Process(target=data.download, args=(small,))
+    child.start()
+    deadline = time.monotonic() + 20
+    while not list(root.rglob("*.gz")):  # the transfer has begun, and ends never
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert len(list(root.glob(".download-*"))) == 1
+    assert (data.check(small), data.present(small)) == ("missing", False)
+    with pytest.raises(data.DataNotFound):
+        data.load(small)
+    server.mode = "whole"
+    data.download(small)
+    assert data.check(small) == "ready"
+    assert list(root.glob(".download-*")) == []
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_downloads_take_turns(small: str, server: Server, root: Path) -> None:
+    server.mode = "stall"
+    first, second = (
+        multiprocessing.get_context("fork").Process(target=data.download, args=(small,)) for _ in range(2)
+    )
+    first.start()
+    assert server.stalled.wait(20)
+    second.start()
+    time.sleep(0.2)  # time enough for the second to do harm, if it does not wait
+    server.mode = "whole"
+    server.go_on.set()
+    first.join(20)
+    second.join(20)
+    assert (first.exitcode, second.exitcode) == (0, 0)
+    assert data.check(small) == "ready"
+    assert len([path for path in server.paths if "t10k-labels" in path]) <= 2  # torchvision asks twice
+
+
+def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Server, root: Path) -> None:
+    data.download(small)
+    path = first_file(small, root)
+    path.write_bytes(path.read_bytes()[:-7])
+    server.mode = "wrong"
+    with pytest.raises(data.DataDamaged):
+        data.download(small)
+    assert data.check(small) == f"damaged: {path.name}"
+    server.mode = "whole"
+    data.download(small)
+    assert data.check(small) == "ready"
+    assert data.load(small).fingerprint == data.CANONICAL[small]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a bit", "a folder", "gone"])
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_damaged_file_is_named_and_not_used(small: str, root: Path, damage: str, which: int) -> None:
+    data.download(small)
+    path = root / data.FOLDER[small] / list(data.FILES[small])[which]
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[:-1])
+    elif damage == "a bit":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "a folder":
+        path.mkdir()
+    missing = damage in ("gone", "a folder")
+    with pytest.raises(data.DataNotFound if missing else data.DataDamaged) as caught:
+        data.load(small)
+    assert str(path) in str(caught.value) and "deepnets data" in str(caught.value)
+    assert data.check(small) == ("missing" if missing else f"damaged: {path.name}")
+    assert data.present(small) == (damage == "a bit")
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_arrays_that_are_not_canonical_are_not_used(
+    small: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.download(small)
+    monkeypatch.setitem(data.CANONICAL, small, "0" * 64)
+    with pytest.raises(data.DataDamaged, match="0" * 64):
+        data.load(small)
+
+
+def test_loading_writes_nothing(small: str, root: Path) -> None:
+    data.download(small)
+    (root / ".download.lock").unlink()
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
+    data.load(small)
+    data.download(small)
+    assert data.check(small) == "ready"
+    assert {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_folder_that_cannot_be_written(small: str, root: Path, server: Server) -> None:
+    root.write_text("a file where the folder should be")
+    with pytest.raises(data.DataError, match=str(root)):
+        data.download(small)
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_full_disk(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(datasets.MNIST, "download", full)
+    with pytest.raises(data.DataError, match=f"{root}.*No space left"):
+        data.download(small)
+    assert nothing_there(small, root)
+
+
+def test_unknown_names() -> None:
+    for function in (data.load, data.present, data.embedded, data.check, data.download):
+        with pytest.raises(ValueError, match="'minst'; there are mnist, .*cifar10, digits_28, digits_32"):
+            function("minst")
+
+
+@pytest.mark.parametrize(("name", "shape"), [("digits_28", (1, 28, 28)), ("digits_32", (3, 32, 32))])
+def test_embedded(name: str, shape: tuple[int, int, int], root: Path) -> None:
+    images = data.load(name)
+    assert images.train_images.shape == (1397, *shape) and images.test_images.shape == (400, *shape)
+    assert images.train_labels.bincount().tolist() == [139, 143, 137, 144, 138, 141, 142, 139, 135, 139]
+    arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+    assert images.fingerprint == data.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    # The first digit, a 0, is 8 x 8 in 0..16: its second row is 0 0 13 15 10 15 5 0 in scikit-learn.
+    edge, factor = (2, 3) if name == "digits_28" else (0, 4)
+    row = images.train_images[0, -1, edge + factor, edge : edge + 8 * factor : factor]
+    assert row.tolist() == [0, 0, 207, 239, 159, 239, 80, 0]
+    assert images.train_images.max() == 255 and images.train_labels[0] == 0
+    blocks = images.train_images[..., edge : edge + 8 * factor, edge : edge + 8 * factor]
+    enlarged = blocks[..., ::factor, ::factor].repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    assert torch.equal(blocks, enlarged)
+    assert blocks.sum(dtype=torch.int64) == images.train_images.sum(dtype=torch.int64)  # the edge is 0
+    assert (data.present(name), data.check(name)) == (True, "ready")
+    data.download(name)
+    assert not root.exists()
+
+
+def test_what_stands_in_for_what() -> None:
+    stand_ins = {name: data.embedded(name) for name in data.DATA_SETS}
+    assert stand_ins == {
+        "mnist": "digits_28",
+        "fashion_mnist": "digits_28",
+        "cifar10": "digits_32",
+        "digits_28": "digits_28",
+        "digits_32": "digits_32",
+    }
+
+
+MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+FACTS = {  # shape of an image, training and test size, labels, mean of the training pixels per channel
+    "mnist": ((1, 28, 28), 60000, MNIST_COUNTS, [0.1307]),
+    "fashion_mnist": ((1, 28, 28), 60000, [6000] * 10, [0.2860]),
+    "cifar10": ((3, 32, 32), 50000, [5000] * 10, [0.4914, 0.4822, 0.4465]),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs[name]) for name in REAL])
+def test_real_data(name: str) -> None:
+    shape, size, counts, means = FACTS[name]
+    images = data.load(name)
+    assert images.train_images.shape == (size, *shape) and images.test_images.shape == (10000, *shape)
+    assert images.train_images.dtype == images.test_images.dtype == torch.uint8
+    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
+    assert images.train_labels.bincount().tolist() == counts
+    found = images.train_images.sum((0, 2, 3), dtype=torch.int64) / (size * shape[1] * shape[2] * 255)
+    assert found.tolist() == pytest.approx(means, abs=5e-5)
+    arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+    assert images.fingerprint == data.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    assert data.check(name) == "ready"
+
+
+@needs["mnist"]
+def test_a_damaged_real_file_is_named(root: Path) -> None:
+    source = Path(data.__file__).parents[1] / "data"
+    if not (source / data.FOLDER["mnist"]).is_dir():
+        pytest.skip("the real files are in $DEEPNETS_DATA")
+    shutil.copytree(source / data.FOLDER["mnist"], root / data.FOLDER["mnist"])
+    path = root / data.FOLDER["mnist"] / IDX[0]
+    with open(path, "r+b") as file:
+        file.seek(1_000_000)
+        file.write(b"\xff\xff")
+    with pytest.raises(data.DataDamaged, match=str(path)):
+        data.load("mnist")
+
+
+def test_importing_is_light() -> None:
+    heavy = "{'torchvision', 'sklearn', 'matplotlib'}"
+    check = f"import sys, deepnets_utils.data; assert not {heavy} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0

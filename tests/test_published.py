@@ -1,0 +1,238 @@
+"""Published numbers and claims: read as they stand, and compared by the digits that were printed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deepnets_utils import published, statistics
+from deepnets_utils.published import Claim, claim, claims, compare, results
+
+COLUMNS = [
+    "row", "column", "metric", "protocol", "published", "published_spread", "published_n",
+    "ours", "spread", "n", "low", "high", "verdict",
+]  # fmt: skip
+TABLE2 = {  # measured on Fashion-MNIST's test targets
+    ("mean", "zero"): 0.09807,
+    ("mean", "mean"): 0.01581,
+    ("median", "zero"): 0.11191,
+}
+
+
+def verdicts(frame):
+    return {(row["row"], row["column"]): row["verdict"] for _, row in frame.iterrows()}
+
+
+def runs(mean, spread, n):
+    """n values with exactly this mean and spread."""
+    values = np.arange(n) - (n - 1) / 2
+    return mean + spread * values / values.std(ddof=1)
+
+
+def test_every_claim_of_the_csv_is_read_and_can_be_judged():
+    everything = claims()
+    assert len(everything) == len({item.id for item in everything}) == 57
+    assert {item.kind for item in everything} == set(published.KINDS)
+    for item in everything:
+        assert item.id.startswith(item.source + ".")
+        for lhs, rhs in item.pairs:
+            assert lhs.count(":") == 2
+            assert rhs.count(":") == 2 or float(rhs) > 0
+    words = statistics.judge([statistics.Question(item, {}) for item in everything])
+    assert {(verdict.verdict, verdict.note) for verdict in words} == {("undecided", "not run")}
+
+
+def test_a_claim_holds_its_pairs_and_commas_stay_in_labels():
+    aux = claim("siamese.aux_lowers")
+    assert len(aux.pairs) == 8
+    assert aux.pairs[0] == ("table1:Net:no sharing, aux", "table1:Net:no sharing, no aux")
+    assert (aux.kind, aux.metric, aux.source) == ("less", "test_error", "siamese")
+    assert claim("distillation.labels_overfit").pairs == (("figure2:3-layer-linear:labels", "0.5"),)
+    assert [item.id for item in claims("siamese")][0] == "siamese.aux_lowers"
+    assert len(claims("siamese")) == 11
+
+
+def test_an_unknown_claim_lists_those_of_its_source():
+    with pytest.raises(ValueError, match="unknown claim 'siamese.aux'; there are: siamese.aux_lowers, .*dropout_hurts"):
+        claim("siamese.aux")
+    with pytest.raises(ValueError, match="unknown source 'siam'; there are: go_deep, distillation, shallow_vs_deep"):
+        claims("siam")
+
+
+@pytest.mark.parametrize(
+    ("id", "lower", "upper"),
+    [
+        ("go_deep.mean_is_best_constant", (1, 0), (1, 0)),
+        ("go_deep.median_constant_close", (0.95, 0), (1.05, 0)),
+        ("go_deep.half_of_medians_zero", (1, -0.05), (1, 0.05)),
+        ("go_deep.no_difference_130", (0.5, 0), (2, 0)),
+        ("go_deep.depth_no_help_mean", (0.5, 0), (2, 0)),
+        ("shallow_vs_deep.deep_stuck", (1, -2), (1, 2)),
+        ("shallow_vs_deep.longer_no_cure", (1, -2), (1, 2)),
+        ("shallow_vs_deep.residual_cures", (1, -2), (1, 2)),
+        ("siamese.aux_two_to_three_times", (2, 0), (3, 0)),
+        ("siamese.sharing_one_to_three", (1, 1), (1, 3)),
+        ("googlenet.alike_on_mnist", (1, -0.2), (1, 0.2)),
+        ("googlenet.aux_no_matter", (1, -0.5), (1, 0.5)),
+    ],
+)
+def test_margins_become_bounds(id, lower, upper):
+    assert claim(id).bounds == (lower, upper)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "message"),
+    [
+        ("about", "", "unknown kind 'about'; allowed: less, greater, equal, not_less"),
+        ("equal", "", "equal does not understand margin ''; allowed: 'N % of rhs', 'a factor of N'"),
+        ("equal", "2 to 3", "does not understand margin '2 to 3'"),
+        ("equal", "some points", "does not understand margin 'some points'"),
+        ("equal", "a factor of 0.5", "does not understand margin"),
+        ("less", "0.05", "does not understand margin '0.05'; allowed: ''"),
+        ("ratio_within", "1 to 3 percentage points", "allowed: 'N to N'"),
+        ("difference_within", "3 to 1 percentage points", "allowed: 'N to N percentage points'"),
+    ],
+)
+def test_a_claim_that_cannot_be_judged_fails_when_it_is_made(kind, margin, message):
+    with pytest.raises(ValueError, match=f"x.y: .*{message}"):
+        Claim("x.y", "x", "here", "a statement", kind, "loss", (("a:b:c", "a:b:d"),), margin)
+
+
+def test_results_keep_numbers_and_printed_text():
+    table = results("siamese", "table1")
+    assert len(table) == 16
+    first = table.iloc[0]
+    assert (first["value"], first["spread"], first["n"], first["printed"]) == (17.7, 1.217, 10, "17.7")
+    table2 = results("go_deep", "table2")
+    assert table2["printed"].tolist()[:4] == ["0.0981", "0.0158", "0.016", "0.1257"]
+    assert table2["n"].isna().all() and table2["spread"].isna().all()
+    assert set(results("go_deep")["table"]) == {"table1", "table2", "table3", "text"}
+
+
+def test_labels_that_look_like_missing_values_stay_text():
+    assert "None (no convolution)" in set(results("go_deep", "table1")["row"])
+    assert (results("go_deep")["note"] != "").any() and not results("go_deep")["note"].isna().any()
+
+
+@pytest.mark.parametrize("source", ["go_deep", "distillation", "shallow_vs_deep", "siamese", "googlenet"])
+def test_a_cell_is_published_once(source):
+    assert not results(source).duplicated(["table", "row", "column", "metric"]).any()
+
+
+def test_what_does_not_exist_is_answered_with_what_does():
+    with pytest.raises(ValueError, match="unknown table 'table9' of go_deep; there are: table1, table2, table3, text"):
+        results("go_deep", "table9")
+    with pytest.raises(ValueError, match="unknown source 'deep'; there are: go_deep, "):
+        results("deep")
+    with pytest.raises(ValueError, match="unknown metric 'mse' in go_deep table2; there are: test_mse, target_std"):
+        compare({}, "go_deep", "table2", "mse")
+
+
+def test_columns_and_order_are_a_contract():
+    values = {("ours", "only"): [1.0, 2.0], ("Net", "sharing, aux"): runs(6.9, 0.9, 10)}
+    frame = compare(values, "siamese", "table1", "test_error", protocol="as_coded")
+    assert list(frame.columns) == COLUMNS
+    published_cells = list(
+        zip(results("siamese", "table1")["row"], results("siamese", "table1")["column"], strict=True)
+    )
+    assert list(zip(frame["row"], frame["column"], strict=True)) == [*published_cells, ("ours", "only")]
+    assert set(frame["metric"]) == {"test_error"} and set(frame["protocol"]) == {"as_coded"}
+    assert frame["n"].tolist() == [0, 0, 0, 10] + [0] * 12 + [2]
+    assert frame["published"].isna().tolist() == [False] * 16 + [True]
+    assert frame.iloc[16]["verdict"] == ""
+
+
+def test_exact_cells_agree_by_the_printed_digits():
+    frame = compare(TABLE2, "go_deep", "table2", "test_mse", exact=True)
+    assert len(frame) == 9
+    assert [verdicts(frame)[key] for key in TABLE2] == ["agrees"] * 3
+    assert verdicts(frame)["std", "zero"] == "missing"
+    line = frame.iloc[0]
+    assert (line["ours"], line["n"]) == (0.09807, 1) and math.isnan(line["spread"]) and math.isnan(line["low"])
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (0.12576, "differs"),
+        (0.12574, "agrees"),
+        (0.12566, "agrees"),
+        (0.12564, "differs"),
+        ([0.12576], "differs"),
+    ],
+)
+def test_the_last_printed_digit_decides(value, word):
+    frame = compare({("mean", "sigma"): value}, "go_deep", "table2", "target_std", exact=True)
+    assert verdicts(frame)["mean", "sigma"] == word
+
+
+@pytest.mark.parametrize(
+    ("source", "table", "row", "value", "word"),
+    [
+        ("siamese", "text", "Net", 15460, "agrees"),
+        ("siamese", "text", "Net", 15604, "differs"),
+        ("siamese", "text", "LeNet5", 62521, "differs"),
+        ("distillation", "table1", "Teacher-1", 5346142, "agrees"),
+        ("distillation", "table1", "Teacher-1", 5600000, "differs"),
+        ("distillation", "table1", "Deep-ResNet", 11154698, "agrees"),
+        ("distillation", "table2", "Shallow-ResNet", 7895562, "agrees"),
+        ("distillation", "table2", "Shallow-ResNet", 4900000, "differs"),
+        ("googlenet", "text", "ResNet18", 11181642, "agrees"),
+        ("googlenet", "text", "VGG19", 143667240, "agrees"),
+        ("googlenet", "text", "VGG19", 139622218, "differs"),
+    ],
+)
+def test_parameter_counts_exact_or_approximate(source, table, row, value, word):
+    column = "parameters"
+    frame = compare({(row, column): [value]}, source, table, "parameters", exact=True)
+    assert verdicts(frame)[row, column] == word
+
+
+def test_exact_values_must_be_equal_and_finite():
+    with pytest.raises(ValueError, match=r"exact values are finite and equal, not \[1.0, 2.0\]"):
+        compare({("Net", "parameters"): [1, 2]}, "siamese", "text", "parameters", exact=True)
+    with pytest.raises(ValueError, match="finite and equal"):
+        compare({("Net", "parameters"): math.nan}, "siamese", "text", "parameters", exact=True)
+
+
+def test_the_four_words():
+    values = {
+        ("Net", "no sharing, no aux"): runs(17.9, 1.2, 10),  # printed 17.7 +- 1.217, n 10
+        ("Net", "no sharing, aux"): runs(12.0, 1.0, 10),  # printed 8.719 +- 1.12
+        ("Net", "sharing, no aux"): [15.9],
+        ("Net", "sharing, aux"): [],
+        ("LeNet5", "sharing, aux"): [math.nan, 6.1, math.nan],
+    }
+    frame = compare(values, "siamese", "table1", "test_error")
+    assert frame["verdict"].tolist()[:8] == [
+        "agrees", "differs", "too few runs", "missing", "missing", "missing", "missing", "too few runs",
+    ]  # fmt: skip
+    assert frame.attrs["diverged"] == {("LeNet5", "sharing, aux"): 2}
+    assert frame.iloc[7]["n"] == 1 and frame.iloc[7]["ours"] == 6.1
+    low, high = frame.iloc[0][["low", "high"]]
+    assert (low, high) == pytest.approx((17.9 - 2.2622 * 1.2 / 10**0.5, 17.9 + 2.2622 * 1.2 / 10**0.5), abs=1e-4)
+
+
+@pytest.mark.parametrize(("shift", "word"), [(1.1, "agrees"), (1.18, "differs")])
+def test_sampled_cells_agree_within_welchs_interval(shift, word):
+    # standard error 0.54473, 17.9963 degrees of freedom, t 2.1010: 1.14449
+    frame = compare({("Net", "no sharing, no aux"): runs(17.7 + shift, 1.2191, 10)}, "siamese", "table1", "test_error")
+    assert frame.iloc[0]["verdict"] == word
+
+
+@pytest.mark.parametrize(("shift", "word"), [(0.9, "agrees"), (1.0, "differs")])
+def test_a_mean_without_spread_borrows_ours(shift, word):
+    # one published run: 0.3 * sqrt(1 / 5 + 1) = 0.32863, t (4) 2.7764: 0.91244
+    values = {("Teacher-1", "labels"): runs(90.49 + shift, 0.3, 5)}
+    frame = compare(values, "distillation", "table5", "test_accuracy")
+    assert verdicts(frame)["Teacher-1", "labels"] == word
+
+
+def test_identical_runs_agree_where_they_round_to_the_printed_digits():
+    values = {
+        ("ResNet18", "epoch of convergence"): [9, 9, 9],
+        ("VGG19", "epoch of convergence"): [71, 71, 71],
+    }
+    found = verdicts(compare(values, "googlenet", "figure6", "epoch"))
+    assert found["ResNet18", "epoch of convergence"] == "agrees"
+    assert found["VGG19", "epoch of convergence"] == "differs"
