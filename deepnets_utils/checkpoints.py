@@ -79,18 +79,15 @@ def load_checkpoint(
             raise ValueError("it belongs to another run")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        found = Progress(
-            progress.generator, state["epoch"], state["order"], state["history"], tuple(state["seconds"])
-        )
-        generators = state["order_generator"], state["torch_generator"], state["cuda_generators"]
+        progress.generator.set_state(state["order_generator"])
     except Exception as error:  # torch.load raises many kinds
-        network.load_state_dict(fresh[0])  # a state that does not fit is copied as far as it does
+        network.load_state_dict(fresh[0])  # one that does not fit was copied as far as it does
         optimizer.load_state_dict(fresh[1])
         warnings.warn(f"checkpoint {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
         return False
-    vars(progress).update(vars(found))
-    progress.generator.set_state(generators[0])
-    torch.set_rng_state(generators[1])
-    if generators[2]:
-        torch.cuda.set_rng_state_all(generators[2])
+    progress.epoch, progress.order, progress.history = state["epoch"], state["order"], state["history"]
+    progress.seconds = tuple(state["seconds"])
+    torch.set_rng_state(state["torch_generator"])
+    if state["cuda_generators"]:
+        torch.cuda.set_rng_state_all(state["cuda_generators"])
     return True

@@ -22,9 +22,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.paths import data_root
 
-PROBE_SECONDS = 6.0  # with the import of torchvision, a missing network is noticed within 10 s
+PROBE_SECONDS = 4.0  # with the imports of torch and torchvision, a missing network is noticed within 10 s
 STALL_SECONDS = 20.0  # a transfer in which nothing arrives for so long has failed
 
 # Where torchvision looks for the files, and their sizes in bytes and md5 as their authors published them.
@@ -51,14 +52,6 @@ FILES: dict[str, dict[str, tuple[int, str]]] = {
         "test_batch": (31035526, "40351d587109b95175f43aff81a1287e"),
         "batches.meta": (158, "5ff9c542aee3614f3951f8cda6e48888"),
     },
-}
-# What Images.fingerprint must be. The digits are computed with integers, so theirs hold everywhere, too.
-CANONICAL: dict[str, str] = {
-    "mnist": "da391adbc18b0d9eae51bc8b1a7a5cd9e56524915b4e635992460a8d77986c54",
-    "fashion_mnist": "3ea454b731fe0165c48e8e97cf0d93b0d23260a4423dd922f4fff7b7fac1807a",
-    "cifar10": "a3be4ac5e033eea769803f06a5d0787b91cd2f4bf4501a4688da04879b450a56",
-    "digits_28": "a74c8ab5044ce28bb63f1902c3e16b517db1c6189fad5e055e46f2afbdbfe212",
-    "digits_32": "e267be474c8a13a5fd2d6488ba15e13ed56b7a7f923640c0b7678a553c37785d",
 }
 DATA_SETS = tuple(CANONICAL)
 

@@ -1,11 +1,11 @@
 """The data sets' names and fingerprints, as plain facts. Imports no torch."""
 
-# sha256 over shape, dtype and bytes of training images, training labels, test images and test labels. The last
+# sha256 over dtype, shape and bytes of training images, training labels, test images and test labels. The last
 # two are scikit-learn's digits, enlarged, which stand in where the real data sets are not.
 CANONICAL: dict[str, str] = {
-    "mnist": "db3c3f8935fe9969b08263f63e40054905e8179a5206f54b81f4aee12a979df4",
-    "fashion_mnist": "bcb0cd5f592dd922c422014fb751e4f47694c70123981f0b8bd24e81439b9179",
-    "cifar10": "0d186d0abeea3ca88fb1b3bb162faf10fa492b611efb8c1d293fe30a0f9477db",
-    "digits_28": "a16bbbac407d259f0b495eecfe618c25650a46786c8471a97470bffbf462afc4",
-    "digits_32": "157358ce523f0c2d401a01fc78bea4701bde83296dd573f27f2e71612338dd2a",
+    "mnist": "da391adbc18b0d9eae51bc8b1a7a5cd9e56524915b4e635992460a8d77986c54",
+    "fashion_mnist": "3ea454b731fe0165c48e8e97cf0d93b0d23260a4423dd922f4fff7b7fac1807a",
+    "cifar10": "a3be4ac5e033eea769803f06a5d0787b91cd2f4bf4501a4688da04879b450a56",
+    "digits_28": "a74c8ab5044ce28bb63f1902c3e16b517db1c6189fad5e055e46f2afbdbfe212",
+    "digits_32": "e267be474c8a13a5fd2d6488ba15e13ed56b7a7f923640c0b7678a553c37785d",
 }

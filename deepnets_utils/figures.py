@@ -3,14 +3,18 @@
 import base64
 import html
 import io
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
+from torch import nn
 
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 plt.rcParams |= {
@@ -69,3 +73,53 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int
         place.imshow(image, cmap="gray")
         place.set_title(title, fontsize="small")
     return figure
+
+
+def layers(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """Return one text for each weight layer of a Sequential, with what follows it and the shape it gives.
+
+    shape: of a float32 input, batch first; the network is run once on zeros, in evaluation mode.
+    """
+    texts: list[str] = []
+    network.eval()
+    features = torch.zeros(shape)
+    with torch.no_grad():
+        for layer in network:
+            features = layer(features)
+            size = " x ".join(str(length) for length in features.shape[1:])
+            weights = any(True for _ in layer.parameters()) and not isinstance(layer, nn.modules.batchnorm._BatchNorm)
+            if weights or not texts:
+                texts.append(f"{_layer_name(layer)}\n{size}")
+            else:
+                head = texts[-1].split("\n")[0]
+                texts[-1] = f"{head}, {_layer_name(layer)}\n{size}"
+    return texts
+
+
+def _layer_name(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Conv2d):
+        return f"conv {layer.kernel_size[0]}x{layer.kernel_size[1]}"
+    name = type(layer).__name__
+    known = {"BatchNorm2d": "BN", "BatchNorm1d": "BN", "ReLU": "ReLU", "MaxPool2d": "max-pool"}
+    return known.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("2d")).lower()
+
+
+def draw_column(
+    axes: plt.Axes, x: float, texts: Sequence[str], top: float, step: float, sources: Sequence[tuple[float, float]] = ()
+) -> tuple[float, float]:
+    """Draw layers as boxes below each other, joined by arrows, and return the place of the last one.
+
+    x, top: centre of the first box; step: from box to box; sources: boxes whose arrows lead to the first one. All
+    as shares of the axes, from 0 to 1 and from bottom to top.
+    """
+    axes.axis("off")
+    places = [(x, top - number * step) for number in range(len(texts))]
+    for place, text in zip(places, texts, strict=True):
+        name, _, size = text.partition("\n")
+        lines = "\n".join([*textwrap.wrap(name, 20), size])
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
+        axes.text(*place, lines, ha="center", va="center", fontsize=7, bbox=box, transform=axes.transAxes, zorder=2)
+    for start, end in [*((source, places[0]) for source in sources), *zip(places, places[1:], strict=False)]:
+        line = {"arrowstyle": "-|>", "color": "0.4", "shrinkA": 13, "shrinkB": 15}
+        axes.annotate("", xy=end, xytext=start, xycoords="axes fraction", arrowprops=line, zorder=1)
+    return places[-1]

@@ -1,8 +1,8 @@
 """A notebook's parameters: read from its tagged cell, checked before anything runs. Imports no torch.
 
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
-the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`. 0 and "" mean "as
-the profile says". A number must not be below 0.
+the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`. 0 and "" mean
+"as the profile says". A number must not be below 0.
 """
 
 import ast
@@ -21,6 +21,10 @@ from deepnets_utils import paths
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
+NEVER = {
+    ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
+    ("paper", "embedded"): "which trains on the real data only: auto or real",
+}
 LABEL_LENGTH = 80  # of a folder's name, in characters
 
 
@@ -44,19 +48,24 @@ class Parameter:
             value = float(value)
         if type(value) is not TYPES[self.type]:
             raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
-        if self.choices and value not in self.choices:
-            raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {value!r}")
+        for item in value if self.type == "list" else [value]:
+            if self.choices and item not in self.choices:
+                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}")
         if type(value) in (int, float) and not 0 <= value < float("inf"):
             raise ParameterError(f"{self.name} must be a finite number, not below 0; it is {value!r}")
         return value
 
     def parse(self, text: str) -> Any:
-        """Return the value that a command line's `name=text` means; raises ParameterError."""
+        """Return the value that a command line's `name=text` means; raises ParameterError.
+
+        A list is a Python literal, or its items with commas between them.
+        """
         if self.type == "str":
             return self.check(text)
-        literal = {"true": "True", "false": "False"}.get(text.lower(), text)
+        if self.type == "list" and not text.startswith("["):
+            return self.check([_literal(item.strip()) for item in text.split(",")])
         try:
-            value = ast.literal_eval(literal)
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
         except (ValueError, SyntaxError):
             raise ParameterError(f"{self.name} must be {self.type}, not {text!r}") from None
         return self.check(value)
@@ -78,6 +87,14 @@ def notebook_path(study: str) -> Path:
 def study_names() -> list[str]:
     """Return the studies in order: the names of the notebooks that start with two digits."""
     return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def read_title(notebook: Path) -> str:
+    """Return a notebook's first heading, or its file's name where it has none."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown" and (title := re.search(r"^# (.+)", "".join(cell["source"]), re.M)):
+            return title[1].strip()
+    return notebook.stem
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
@@ -119,13 +136,26 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every declared parameter's value, given or default; raises ParameterError for an unknown one."""
+    """Return every declared parameter's value, given or default.
+
+    Raises ParameterError for an unknown name, an impossible value, and data that a profile never uses.
+    """
     for name in values:
         if name not in declared:
             near = difflib.get_close_matches(name, declared, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ParameterError(f"no parameter is called {name!r}{hint}; there are {', '.join(declared)}")
-    return {name: item.check(values.get(name, item.default)) for name, item in declared.items()}
+    checked = {name: item.check(values.get(name, item.default)) for name, item in declared.items()}
+    if (use := (checked.get("profile"), checked.get("data"))) in NEVER:
+        raise ParameterError(f"data must not be {use[1]} in profile {use[0]}, {NEVER[use]}")
+    return checked
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> str:

@@ -34,6 +34,7 @@ _MARGINS = (
     (f"{_NUMBER} to {_NUMBER}", ("ratio_within",), lambda a, b: (Bound(a, 0), Bound(b, 0))),
     (f"{_NUMBER} to {_NUMBER} percentage points", ("difference_within",), lambda a, b: (Bound(1, a), Bound(1, b))),
 )
+WORDS = ("agrees", "differs", "too few runs", "missing")  # what `compare` says of a published cell
 KINDS = tuple(dict.fromkeys(kind for _, kinds, _ in _MARGINS for kind in kinds))
 
 

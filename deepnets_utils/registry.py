@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import inspect
-import textwrap
+import linecache
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -27,18 +28,16 @@ class Registry:
     def register(self, version: int | None = None, name: str | None = None) -> Callable[[Callable], Callable]:
         """Return a decorator that registers a factory under its name (or `name`).
 
-        `version` is raised by hand when the factory's numbers change. Without one, as in a notebook cell,
-        the version is a hash of the source, so that an edited cell is another model. Raises ValueError when
-        a name of the package is taken.
+        `version` is raised by hand when the factory's numbers change. Without one the version is a hash of the
+        source of the whole cell (outside a notebook: file), so that an edited cell is another model. Raises
+        ValueError when a name of the package is taken, or where there is no source.
         """
 
         def decorate(factory: Callable) -> Callable:
             key = name or factory.__name__
-            if version is None:
-                source = textwrap.dedent(inspect.getsource(factory))
-                tag: int | str = "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
-            else:
-                tag = version
+            # Not the factory's own source: what it calls stands in the same cell, and Python finds no source of
+            # a class that a notebook defines.
+            tag = _source_tag(inspect.currentframe().f_back) if version is None else version
             if isinstance(self._versions.get(key), int):
                 raise ValueError(f"the {self.kind} name {key!r} is taken by the package; choose another")
             self._factories[key], self._versions[key] = factory, tag
@@ -89,6 +88,15 @@ class Registry:
         if name not in self._factories:
             raise ValueError(f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}")
         return self._factories[name]
+
+
+def _source_tag(caller: types.FrameType) -> str:
+    file = caller.f_code.co_filename
+    linecache.checkcache(file)
+    source = "".join(linecache.getlines(file, caller.f_globals))
+    if not source:
+        raise ValueError(f"there is no source of {file}: define it in a notebook's cell or a file, or give a version")
+    return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 def _options(factory: Callable) -> dict[str, inspect.Parameter]:

@@ -72,6 +72,17 @@ def welch(variance: float, n: float, other_variance: float, other_n: float) -> t
     return math.sqrt(total), 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (other_n - 1))
 
 
+def difference_interval(
+    values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return Welch's interval of mean(values) - mean(others) over the finite values; NaN below two of each."""
+    mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
+    other, other_variance, other_n = _moments(np.asarray(others, dtype=float).reshape(-1))
+    error, dof = welch(variance, n, other_variance, other_n)
+    half = float(stdtrit(dof, 0.5 + confidence / 2)) * error if error else error
+    return mean - other - half, mean - other + half
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's step-down adjusted p-values, in the order given; ValueError for one outside 0 to 1."""
     if not all(0 <= p <= 1 for p in p_values):
@@ -216,7 +227,7 @@ class _Pair:
         estimate, error, dof = self.contrast(factor)
         distance = direction * (estimate - offset)
         if abs(distance) <= 1e-12 * (abs(self.moments[0][0]) + abs(offset)):
-            distance = 0.0  # rounding, as of 0.3 - 0.1 against 0.2
+            distance = 0.0  # rounding, as of 0.9 - 0.7 against 0.2
         favoured_is_whole = self.whole[0 if direction == better else 1]
         if math.isnan(error) or not favoured_is_whole:
             return 1.0, distance

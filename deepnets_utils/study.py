@@ -164,6 +164,15 @@ class Study:
         known = self._values.setdefault((protocol, metric), {})
         known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
 
+    def agreement(self, source: str, table: str) -> pd.DataFrame:
+        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means."""
+        lines = {}
+        for (_, protocol), frame in self._tables[source, table].items():
+            distance = (frame["ours"] - frame["published"]).abs().mean()
+            counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
+            lines[protocol] = {"cells": len(frame)} | counts | {"mean distance": distance}
+        return pd.DataFrame(lines).T.rename_axis("protocol")
+
     def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol, as one family; once a notebook.
 
@@ -256,8 +265,7 @@ class Study:
         frame = pd.concat(self._tables[source, table].values(), ignore_index=True)
         file = f"tables/{source}_{table}.csv"
         self._write(file, frame.to_csv(index=False))
-        words = ("agrees", "differs", "too few runs", "missing")
-        counts = {word: int((frame["verdict"] == word).sum()) for word in words}
+        counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
         return {"file": file, "title": f"{source}: {table}", "cells": len(frame)} | counts
 
     def _write_claims(self) -> None:

@@ -12,12 +12,13 @@ from filelock import FileLock
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
-from deepnets_utils.workers import InProcess, WorkerProcess, call_trainer
+from deepnets_utils.workers import InProcess, WorkerProcess, call_trainer, keep_workers, take_workers
 
 TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
 LONG_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
+IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
 
 
 class SweepTooLong(RuntimeError):
@@ -48,8 +49,13 @@ def sweep(
     function(run, device=..., checkpoint=...) where the training is. yes: go on although more than two hours
     are estimated. Only this process writes records. Interrupted anywhere, what is finished stays stored and
     the next call does the rest.
-    Raises SweepTooLong before anything is trained, TrainingFailed after all other runs are done.
+    Raises ValueError for an impossible train or workers and SweepTooLong before anything is trained, OSError when
+    a record cannot be written, TrainingFailed (from the first error) after all other runs are done.
     """
+    if train not in ("missing", "never"):
+        raise ValueError(f"train must be missing or never, not {train!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
     runs = list(runs)
     unique = {run.digest: run for run in runs}
     results = {digest: store.get(run) for digest, run in unique.items()}
@@ -65,20 +71,19 @@ def sweep(
             )
         with Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter:
             here = [run for run in missing if run.model.local or run.task.local]
-            if here and (workers > 1 or executor):
+            elsewhere = [run for run in missing if not (run.model.local or run.task.local)]
+            if executor is None and workers == 1:
+                here, elsewhere = missing, []
+            elif here:
                 reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
-            elsewhere = [run for run in missing if run not in here]
             driver = Driver(store, trainer, device, reporter)
-            if executor is not None:
-                results |= driver.train(elsewhere, [executor] * len(elsewhere))
-            elif workers > 1:
-                processes = [WorkerProcess() for _ in range(workers)]
-                results |= driver.train(elsewhere, processes)
-            else:
-                here = missing
+            if elsewhere:
+                executors = take_workers(workers) if executor is None else [executor] * min(len(elsewhere), IN_FLIGHT)
+                results |= driver.train(elsewhere, executors)
             results |= driver.train(here, [InProcess()])
         if driver.failures:
-            raise TrainingFailed("\n".join(f"{run}: {why}" for run, why in driver.failures))
+            text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
+            raise TrainingFailed(text) from driver.failures[0][1]
     return [results[run.digest] for run in runs]
 
 
@@ -87,19 +92,21 @@ class Driver:
 
     def __init__(self, store: Store, trainer: str, device: str, reporter: Reporter) -> None:
         self.store, self.trainer, self.device, self.reporter = store, trainer, device, reporter
-        self.failures: list[tuple[Run, str]] = []
+        self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
         """Return the Results by digest. What another sweep holds is awaited and taken from the store."""
         queue = collections.deque(runs)
         attempts: collections.Counter[str] = collections.Counter()
-        flying: dict[Future, tuple[Run, FileLock, Executor]] = {}
+        claims: dict[str, FileLock] = {}
+        flying: dict[Future, tuple[Run, Executor]] = {}
         free = list(executors)
         results: dict[str, Result] = {}
+        waiting = False
 
-        def finished(run: Run, result: Result, claim: FileLock) -> None:
+        def settle(run: Run, result: Result) -> None:
             results[run.digest] = result
-            self.store.release(claim)
+            self.store.release(claims.pop(run.digest))
             self.reporter.advance()
 
         try:
@@ -110,48 +117,60 @@ class Driver:
                     if claim is None:
                         queue.append(run)
                         continue
+                    claims[run.digest] = claim
                     if (stored := self.store.get(run)) is not None:
-                        finished(run, stored, claim)
+                        settle(run, stored)
                         continue
                     executor = free.pop()
                     arguments = (self.trainer, run, self.device, self.store.checkpoint(run))
-                    flying[executor.submit(call_trainer, *arguments)] = (run, claim, executor)
+                    flying[executor.submit(call_trainer, *arguments)] = (run, executor)
                     if not free:
                         break
                 if not flying:
+                    if queue and not waiting:
+                        waiting = True
+                        self.reporter.say(f"waiting for {len(queue)} runs that another sweep is training")
                     time.sleep(POLL_SECONDS if queue else 0)
                     continue
                 done, _ = wait(flying, POLL_SECONDS if free and queue else None, FIRST_COMPLETED)
                 for future in done:
-                    run, claim, executor = flying.pop(future)
-                    try:
-                        result = future.result()
-                        self.store.put(result)
-                        finished(run, result, claim)
-                    except BrokenProcessPool:
-                        claim.release()
-                        if isinstance(executor, WorkerProcess):
-                            executor.shutdown()
-                            executor = WorkerProcess()
-                        attempts[run.digest] += 1
-                        if attempts[run.digest] < ATTEMPTS:
-                            self.reporter.say(f"a worker died; its run is tried again: {run}")
-                            queue.appendleft(run)
-                        else:
-                            self.failures.append((run, f"its worker died {ATTEMPTS} times (out of memory?)"))
-                    except OSError:
-                        raise
-                    except Exception as error:
-                        claim.release()
-                        self.failures.append((run, f"{type(error).__name__}: {error}"))
+                    run, executor = flying.pop(future)
                     free.append(executor)
+                    if (error := self._store(future)) is None:
+                        settle(run, future.result())
+                        continue
+                    claims.pop(run.digest).release()
+                    attempts[run.digest] += 1
+                    if isinstance(error, BrokenProcessPool) and attempts[run.digest] < ATTEMPTS:
+                        self.reporter.say(f"a worker died; its run is tried again: {run}")
+                        queue.appendleft(run)
+                        continue
+                    if isinstance(error, BrokenProcessPool):
+                        error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
+                    self.failures.append((run, error))
         finally:
-            for _, claim, _ in flying.values():
+            # Whatever ends this, nothing goes on for nobody and no claim stays held: a notebook keeps the last
+            # exception and what it refers to, and its next sweep would wait for that lock for ever.
+            for future in flying:
+                future.cancel()
+            for worker in (executor for executor in executors if isinstance(executor, WorkerProcess)):
+                if worker in free:
+                    keep_workers([worker])
+                else:
+                    worker.shutdown(wait=False)
+            for claim in claims.values():
                 claim.release()
-            for executor in {id(e): e for e in [*free, *(f[2] for f in flying.values())]}.values():
-                if isinstance(executor, WorkerProcess):
-                    executor.shutdown(wait=False)
         return results
+
+    def _store(self, future: Future) -> BaseException | None:
+        """Write the record of a call that is done; return the error instead where it has none to write."""
+        if (error := future.exception()) is not None:
+            return error
+        try:
+            self.store.put(future.result())
+        except (TypeError, ValueError) as unfit:  # not OSError: where one record finds no room, no other does
+            return unfit
+        return None
 
 
 def estimate(runs: Iterable[Run], store: Store, device: str) -> float:

@@ -4,13 +4,15 @@ import importlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import Result, Run
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,21 +39,43 @@ class InProcess(Executor):
 class WorkerProcess(Executor):
     """One process on this machine that ends when it is stopped and when the process that made it dies.
 
-    Its death breaks this executor only: a pool of several would lose the neighbours' runs with it.
+    Its death breaks the call that it was at, no other: a pool of several would lose the neighbours' runs with it.
+    The next call starts a new process.
     """
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         context = get_context("spawn")
         reader, self._lifeline = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_with, initargs=(reader,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        return self._pool.submit(call, *args, **kwargs)
+        try:
+            return self._pool.submit(call, *args, **kwargs)
+        except BrokenProcessPool:
+            self.shutdown()
+            self._start()
+            return self._pool.submit(call, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
         self._lifeline.close()
         self._pool.shutdown(wait=wait, cancel_futures=True)
+
+
+_idle: list[WorkerProcess] = []
+
+
+def take_workers(count: int) -> list[WorkerProcess]:
+    """Return `count` workers, those that an earlier sweep of this process left first: a start costs seconds."""
+    return [_idle.pop() if _idle else WorkerProcess() for _ in range(count)]
+
+
+def keep_workers(workers: Iterable[WorkerProcess]) -> None:
+    """Leave idle workers to the next sweep; they end with this process."""
+    _idle.extend(workers)
 
 
 def _live_with(lifeline: Connection) -> None:
@@ -70,17 +94,19 @@ def resolve(device: str, workers: int) -> tuple[str, int]:
     """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
 
     device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means each CPU that this process may
-    use, and one on cuda. Raises ValueError for another device, and for cuda where there is none.
+    use, and one on cuda. Raises ParameterError for other values, and for cuda where there is none.
     """
+    if workers < 0:
+        raise ParameterError(f"workers must not be below 0, it is {workers}")
     if device not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}; it is {device!r}")
+        raise ParameterError(f"device must be one of {', '.join(DEVICES)}; it is {device!r}")
     if device != "cpu":
         import torch  # late: this module imports no torch
 
         if torch.cuda.is_available():
             device = "cuda"
         elif device == "cuda":
-            raise ValueError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
+            raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
         else:
             device = "cpu"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

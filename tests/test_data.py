@@ -17,16 +17,20 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torchvision import datasets
+from tqdm import tqdm
 
 from deepnets_utils import data
+from deepnets_utils.paths import data_root
 
 REAL = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+REAL_ROOT = data_root()
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 needs = {name: pytest.mark.skipif(not data.present(name), reason=f"{name} is not here") for name in REAL}
 
@@ -167,12 +171,8 @@ def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatc
         packed = {f"{file}.gz": gzip.compress(content, mtime=0) for file, content in files.items()}
         server.files |= packed
         monkeypatch.setattr(REAL[name], "mirrors", [server.url])
-        monkeypatch.setattr(
-            REAL[name], "resources", [(file, md5(content)) for file, content in packed.items()]
-        )
-    monkeypatch.setitem(
-        data.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()}
-    )
+        monkeypatch.setattr(REAL[name], "resources", [(file, md5(content)) for file, content in packed.items()])
+    monkeypatch.setitem(data.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()})
     return name
 
 
@@ -291,9 +291,7 @@ def test_a_name_server_that_hangs(small: str, root: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
-def test_one_mirror_of_two_is_enough(
-    small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_mirror_of_two_is_enough(small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}/"
@@ -312,10 +310,24 @@ def test_a_proxy_is_honoured(small: str, server: Server, root: Path, monkeypatch
     assert all(path.startswith("http://mirror.invalid/") for path in server.paths)
 
 
+def downloader(name: str) -> BaseProcess:
+    """Return a started process that downloads, with the patched tables and with a tqdm lock of its own.
+
+    A fork shares tqdm's lock with its parent, and who is killed while holding it would keep it for ever.
+    """
+
+    def main() -> None:
+        tqdm.set_lock(threading.RLock())
+        data.download(name)
+
+    process = multiprocessing.get_context("fork").Process(target=main)
+    process.start()
+    return process
+
+
 def test_kill_9_leaves_nothing_usable(small: str, server: Server, root: Path) -> None:
     server.mode = "stall"
-    child = multiprocessing.get_context("fork").Process(target=data.download, args=(small,))
-    child.start()
+    child = downloader(small)
     deadline = time.monotonic() + 20
     while not list(root.rglob("*.gz")):  # the transfer has begun, and ends never
         assert time.monotonic() < deadline
@@ -336,12 +348,9 @@ def test_kill_9_leaves_nothing_usable(small: str, server: Server, root: Path) ->
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_downloads_take_turns(small: str, server: Server, root: Path) -> None:
     server.mode = "stall"
-    first, second = (
-        multiprocessing.get_context("fork").Process(target=data.download, args=(small,)) for _ in range(2)
-    )
-    first.start()
+    first = downloader(small)
     assert server.stalled.wait(20)
-    second.start()
+    second = downloader(small)
     time.sleep(0.2)  # time enough for the second to do harm, if it does not wait
     server.mode = "whole"
     server.go_on.set()
@@ -388,9 +397,7 @@ def test_a_damaged_file_is_named_and_not_used(small: str, root: Path, damage: st
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
-def test_arrays_that_are_not_canonical_are_not_used(
-    small: str, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arrays_that_are_not_canonical_are_not_used(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.download(small)
     monkeypatch.setitem(data.CANONICAL, small, "0" * 64)
     with pytest.raises(data.DataDamaged, match="0" * 64):
@@ -493,11 +500,11 @@ def test_real_data(name: str) -> None:
 
 @needs["mnist"]
 def test_a_damaged_real_file_is_named(root: Path) -> None:
-    source = Path(data.__file__).parents[1] / "data"
-    if not (source / data.FOLDER["mnist"]).is_dir():
-        pytest.skip("the real files are in $DEEPNETS_DATA")
-    shutil.copytree(source / data.FOLDER["mnist"], root / data.FOLDER["mnist"])
-    path = root / data.FOLDER["mnist"] / IDX[0]
+    folder = root / data.FOLDER["mnist"]
+    folder.mkdir(parents=True)
+    for file in IDX:
+        shutil.copyfile(REAL_ROOT / data.FOLDER["mnist"] / file, folder / file)
+    path = folder / IDX[0]
     with open(path, "r+b") as file:
         file.seek(1_000_000)
         file.write(b"\xff\xff")

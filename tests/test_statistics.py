@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from deepnets_utils.published import Claim, claim
-from deepnets_utils.statistics import Question, holm, judge, mean_interval, summary, welch
+from deepnets_utils.statistics import Question, difference_interval, holm, judge, mean_interval, summary, welch
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = math.nan
@@ -59,6 +59,7 @@ def at_most(rate, repeats=1000):
         ("greater", "", "test_accuracy", (70, 70), (1, 2), (3, 3)),
         ("equal", "2 percentage points", "test_error", (12, 10), (1, 1), (10, 10)),
         ("equal", "0.05", "fraction", (0.45, 0.5), (0.02, 0.02), (10, 10)),
+        ("equal", "0.01", "fraction", (10, 10), (1, 1), (10, 10)),  # no room between the two ends
         ("equal", "5 % of rhs", "test_mse", (10.5, 10), (0.2, 0.2), (10, 10)),
         ("equal", "a factor of 2", "test_mse", (20, 10), (3, 3), (10, 10)),
         ("equal", "a factor of 2", "test_mse", (5, 10), (1, 3), (10, 10)),
@@ -203,6 +204,15 @@ def test_the_interval_of_a_ratio_covers_it_at_its_rate():
     assert abs(hits / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
 
 
+def test_the_interval_of_a_paired_ratio_holds_the_factors_that_a_paired_test_leaves():
+    rng = np.random.default_rng(6)
+    draw = rng.normal(0, 2, 7)
+    lhs, rhs = 25 + draw + rng.normal(0, 1, 7), 10 + draw + rng.normal(0, 1, 7)
+    found = verdict("ratio_within", (lhs, rhs), margin="2 to 3", paired=True)
+    for end in (found.low, found.high):
+        assert stats.ttest_1samp(lhs - end * rhs, 0).pvalue == pytest.approx(0.05)
+
+
 def test_a_ratio_whose_denominator_may_be_zero_is_unbounded():
     found = verdict("equal", ([1.0, 1.2, 0.9], [0.0, 3.0, 0.1]), margin="a factor of 2", metric="test_mse")
     assert (found.low, found.high, found.verdict) == (0.0, math.inf, "undecided")
@@ -318,8 +328,9 @@ def test_numbers_are_compared_directly():
 
 def test_the_ends_of_a_margin_belong_to_it():
     points = {"margin": "0.2 percentage points"}
-    assert verdict("equal", (0.3, 0.1), **points).verdict == "supported"
-    assert verdict("equal", (0.3001, 0.1), **points).verdict == "contradicted"
+    assert 0.9 - 0.7 > 0.2
+    assert verdict("equal", (0.9, 0.7), **points).verdict == "supported"
+    assert verdict("equal", (0.9001, 0.7), **points).verdict == "contradicted"
     assert verdict("ratio_within", (6.0, 2.0), margin="2 to 3").verdict == "supported"
     assert verdict("difference_within", (6.0, 2.0), margin="1 to 3 percentage points").verdict == "contradicted"
 
@@ -418,3 +429,7 @@ def test_welch_matches_scipy():
     reference = stats.ttest_ind(first, second, equal_var=False)
     assert dof == pytest.approx(reference.df)
     assert (first.mean() - second.mean()) / error == pytest.approx(reference.statistic)
+    low, high = difference_interval([*first, NAN], second, 0.9)
+    assert (low, high) == pytest.approx(tuple(reference.confidence_interval(0.9)))
+    assert difference_interval([1.0, 1.0], [3.0, 3.0]) == (-2, -2)
+    assert all(map(math.isnan, difference_interval([1.0], second)))

@@ -1,0 +1,43 @@
+# make report and make test need python3 (3.11 or newer) and make, nothing else. The first call sets up .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lab data lint
+
+help:
+	@echo "make report   train and show profile quick, then show paper; PROFILE=smoke|quick|paper for one of them,"
+	@echo "              STUDY=05 for one study, ARGS='--hide-code -p seeds=3' for options of deepnets report"
+	@echo "make test     run the tests; ARGS='-k store' for options of pytest"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make data     check and download the data sets"
+	@echo "make lint     check the style"
+
+setup: $(SETUP)
+
+# The stamp is written last: a set-up that was interrupted is done again.
+$(SETUP): pyproject.toml requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is `$(PYTHON) --version 2>&1`. Name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+report: $(SETUP)
+	$(BIN)/deepnets report $(STUDY) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+test: $(SETUP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(SETUP)
+	$(BIN)/python -m jupyterlab notebooks $(ARGS)
+
+data: $(SETUP)
+	$(BIN)/deepnets data $(ARGS)
+
+lint: $(SETUP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check

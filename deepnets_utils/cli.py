@@ -1,0 +1,261 @@
+"""The command line: `deepnets report | plan | train | status | list | data | publish`.
+
+Imports nothing heavy before a command needs it: help takes no second. What the user can put right is one line on
+stderr and exit code 2, before anything runs; what fails while running gives exit code 1.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+
+from deepnets_utils import parameters, paths
+from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
+from deepnets_utils.progress import duration
+from deepnets_utils.runs import Result, Run
+from deepnets_utils.store import Store, read_records, write_records
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, sweep
+from deepnets_utils.workers import resolve
+
+INTERRUPTED = 130  # typer's exit code for Ctrl-C
+SAMPLE = 300  # records that an estimate of time is made from
+
+app = typer.Typer(
+    help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Studies = Annotated[list[str] | None, typer.Argument(metavar="STUDY", help="Names or numbers; none means all.")]
+Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick or paper.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebooks, as `deepnets list` shows them."),
+]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Runs at a time; 0: one a CPU, or one on cuda.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Train although more than two hours are estimated.")]
+
+
+def main() -> None:
+    """Run the command line (entry point `deepnets`)."""
+    try:
+        app()
+    except (ParameterError, SweepTooLong, TrainingFailed) as error:
+        print(f"deepnets: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, TrainingFailed) else 2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("interrupted: what was finished is stored, and the same command does the rest", file=sys.stderr)
+        raise
+
+
+@app.command()
+def report(
+    studies: Studies = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="smoke, quick or paper; none: quick, then paper as stored.")
+    ] = None,
+    settings: Settings = None,
+    device: Device = None,
+    workers: Workers = None,
+    train: Annotated[str | None, typer.Option(metavar="WHAT", help="missing, or never: show what is stored.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="WHICH", help="auto, real or embedded (scikit-learn's digits).")
+    ] = None,
+    yes: Yes = False,
+    hide_code: Annotated[bool, typer.Option("--hide-code", help="Pages without code, for handing out.")] = False,
+    as_zip: Annotated[bool, typer.Option("--zip", help="Also pack pages, tables and figures of each profile.")] = False,
+) -> None:
+    """Run the notebooks, write pages and an index.
+
+    What is missing is trained first. Without --profile: quick, then paper from what is stored, without training.
+    """
+    options = {"profile": profile, "device": device, "workers": workers, "train": train, "data": data}
+    options |= {"yes": yes or None}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None] + (settings or [])
+    named = any(text.startswith("profile=") for text in given)
+    profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]
+    outcomes = _make([given + texts for texts in profiles], studies, hide_code)
+    for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
+        print(folder / "index.html")
+        if as_zip:
+            from deepnets_utils.reports import write_zip
+
+            print(write_zip(folder))
+    raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
+
+
+@app.command()
+def plan(studies: Studies = None, profile: Profile = "paper", settings: Settings = None) -> None:
+    """Write the lists of runs, to train them elsewhere.
+
+    A list is reports/<profile>/<study>.runs.jsonl; the page shows what is stored. Needs no data set and trains
+    nothing: `deepnets train` does that, here or on another machine.
+    """
+    outcomes = _make([[f"profile={profile}", *(settings or []), "train=never"]], studies, hide_code=False)
+    stored = _look()
+    for outcome in outcomes:
+        if not outcome.error:
+            file = outcome.folder / f"{outcome.study}.runs.jsonl"
+            print(f"{file}: {_progress(_read_runs(file), stored)}")
+    raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
+
+
+@app.command()
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Lists that `deepnets plan` wrote.")],
+    device: Device = None,
+    workers: Workers = None,
+    yes: Yes = False,
+) -> None:
+    """Train the runs of such lists, without Jupyter.
+
+    What is stored is left out. Several machines that share one runs/ folder may work on one list.
+    """
+    listed = [run for file in files for run in _read_runs(file)]
+    runs = [run for run in listed if not (run.model.local or run.task.local)]
+    if len(runs) < len(listed):
+        print(f"{len(listed) - len(runs)} runs use a model or task that only their notebook has", file=sys.stderr)
+    device, workers = resolve(device or "auto", workers or 0)
+    title = ", ".join(file.stem for file in files)
+    sweep(runs, store=Store(), device=device, workers=workers, yes=yes, title=title)
+
+
+@app.command()
+def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None) -> None:
+    """Show what is done and what is missing."""
+    files = sorted((paths.output_root() / "reports").glob(f"{profile or '*'}/*.runs.jsonl"))
+    stored = _look()
+    for file in files:
+        study = file.name.removesuffix(".runs.jsonl")
+        made = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
+        print(f"{file.parent.name}  {study}: {_progress(_read_runs(file), stored)}; reported {made}")
+    if not files:
+        print("nothing is reported or planned here yet: `deepnets report` or `deepnets plan` do it")
+    folders = sorted({path.name for path in paths.data_root().glob("*/")} - {paths.PUBLISHED.name, paths.RECORDS.name})
+    print(f"data sets in {paths.data_root()}: {', '.join(folders) or 'none'} (`deepnets data` checks them)")
+
+
+@app.command("list")
+def list_studies(studies: Studies = None) -> None:
+    """Show the studies and their parameters."""
+    for study in _selected(studies):
+        print(f"{study}  {parameters.read_title(notebook_path(study))}")
+        for item in read_parameters(notebook_path(study)).values():
+            choices = f" {{{', '.join(item.choices)}}}" if item.choices else ""
+            print(f"    {item.name}: {item.type} = {json.dumps(item.default)}{choices}  {item.help}".rstrip())
+
+
+@app.command()
+def data(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
+) -> None:
+    """Check the data sets, download what is missing."""
+    from deepnets_utils import data as data_sets
+
+    for name in names or []:
+        if name not in data_sets.DATA_SETS:
+            raise ParameterError(f"no data set is called {name!r}; there are {', '.join(data_sets.DATA_SETS)}")
+    failed = False
+    for name in names or data_sets.FILES:
+        if (state := data_sets.check(name)) != "ready":
+            print(f"{name}: {state}, downloading", file=sys.stderr, flush=True)
+            try:
+                data_sets.download(name)
+                state = "downloaded"
+            except data_sets.DataError as error:
+                state, failed = str(error), True
+        print(state if state.startswith(f"{name}: ") else f"{name}: {state}", flush=True)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def publish(studies: Studies = None, profile: Profile = "paper") -> None:
+    """Collect finished runs in data/records/."""
+    from deepnets_utils.data import embedded
+
+    store, folder = Store(published=paths.RECORDS), paths.output_root() / "reports" / profile
+    files = {study: folder / f"{study}.runs.jsonl" for study in _selected(studies)}
+    planned = {study: _read_runs(file) for study, file in files.items() if studies or file.exists()}
+    if not planned:
+        raise ParameterError(f"{folder} has no list of runs; `deepnets plan --profile {profile}` writes them")
+    for study, runs in planned.items():
+        if profile == "paper":
+            runs = [run for run in runs if embedded(run.dataset) != run.dataset]
+        results = [result for run in runs if (result := store.get(run)) is not None]
+        file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
+        if results:
+            write_records(file, results)
+        print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing")
+
+
+def _selected(studies: Sequence[str] | None) -> list[str]:
+    return [notebook_path(study).stem for study in studies] if studies else parameters.study_names()
+
+
+def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the values that `name=value` texts give a study's parameters; raises ParameterError."""
+    declared = read_parameters(notebook_path(study))
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"-p takes NAME=VALUE, not {text!r}")
+        given[name] = value
+    try:
+        values = {name: declared[name].parse(text) if name in declared else text for name, text in given.items()}
+        parameters.check_parameters(declared, values)
+        if values.get("device") == "cuda":
+            resolve("cuda", 0)
+    except ParameterError as error:
+        lacking = given.keys() - declared.keys()
+        others = [other for other in parameters.study_names() if lacking & read_parameters(notebook_path(other)).keys()]
+        hint = f" ({', '.join(others)} has it: name that study)" if others else ""
+        raise ParameterError(f"{study}: {error}{hint}") from None
+    return values
+
+
+def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
+    """Make the reports of studies, once with each group of `name=value` texts, after all of them are checked."""
+    jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
+    from deepnets_utils.reports import make_report
+
+    return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
+
+
+def _read_runs(file: Path) -> list[Run]:
+    """Return the Runs of a list; raises ParameterError with file and line where it is not one."""
+    runs: list[Run] = []
+    try:
+        for line in file.read_text().splitlines():
+            runs.append(Run.from_json(json.loads(line)))
+    except OSError as error:
+        raise ParameterError(f"{file} cannot be read ({error.strerror}); `deepnets plan` writes such lists") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParameterError(f"{file}, line {len(runs) + 1} is not a run: {error}") from error
+    return runs
+
+
+def _look() -> tuple[set[str], list[Result]]:
+    """Return the digests of all that is stored, unread, and a sample of its Results: status is to be quick."""
+    files = sorted((Store().folder / "records").glob("*.json"))
+    published = sorted(paths.RECORDS.glob("*.jsonl"))
+    lines = [json.loads(line)["digest"] for file in published for line in file.read_bytes().splitlines()]
+    sample = files[:: len(files) // SAMPLE + 1] or published
+    return {file.stem for file in files}.union(lines), [result for file in sample for result in read_records(file)]
+
+
+def _progress(runs: Sequence[Run], stored: tuple[set[str], list[Result]]) -> str:
+    missing = [run for run in runs if run.digest not in stored[0]]
+    workers = resolve("cpu", 0)[1]
+    seconds = estimate(missing, SimpleNamespace(results=lambda: stored[1]), "cpu") / workers
+    time = f", about {duration(seconds)} on {workers} CPUs" if missing else ""
+    return f"{len(runs)} runs, {len(missing)} missing{time}"

@@ -1,0 +1,197 @@
+"""Pages that stand alone: a notebook, a profile's index and the list of profiles as HTML without scripts."""
+
+import functools
+import importlib.metadata
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader
+from latex2mathml.converter import convert
+from markupsafe import Markup, escape
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter
+
+from deepnets_utils.progress import duration
+
+TEMPLATES = Path(__file__).with_name("templates")
+PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
+RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
+WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
+SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
+
+
+class MathRenderer(IPythonRenderer):
+    """Markdown with its formulas as MathML, which browsers draw without a script."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+    def _html_embed_images(self, html: str) -> str:
+        # The base class closes what a piece of HTML leaves open, and <details> would lose its content.
+        return super()._html_embed_images(html) if "<img" in html else html
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert's plain HTML of the cells, without head, styles and scripts."""
+
+    def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
+        """Return a Markdown text as HTML; pictures that it names beside the notebook are embedded."""
+        renderer = MathRenderer(
+            escape=False,
+            embed_images=True,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
+
+
+def mathml(formula: str, display: str) -> str:
+    """Return a LaTeX formula as MathML, or as code where it cannot be read; display: "inline" or "block"."""
+    try:
+        return convert(formula, display=display)
+    except Exception:  # the converter raises many kinds
+        return f"<code>{escape(formula)}</code>"
+
+
+def study_page(
+    notebook: NotebookNode, folder: Path, summary: Mapping[str, Any], seconds: float, hide_code: bool
+) -> str:
+    """Return an executed notebook as a page. folder: where its Markdown's pictures lie.
+
+    summary: what `study.finish()` wrote. seconds: wall time of the execution, from 0. hide_code: leave the code
+    cells' sources out.
+    """
+    exporter = PageExporter(
+        template_name="basic",
+        exclude_input=hide_code,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
+    missing, total = summary["runs"]["missing"], summary["runs"]["total"]
+    banners = [summary["banner"]] if summary["banner"] else []
+    if missing:
+        banners.append(f"{missing} of {total} runs are not there: what needs them is marked as missing.")
+    return _render(
+        "study",
+        summary=summary,
+        name=full_name(summary),
+        banners=banners,
+        seconds=seconds,
+        versions=versions(),
+        content=Markup(content),
+    )
+
+
+def printable(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy without what a reader needs no sight of: log lines, scripts and widgets."""
+    notebook = NotebookNode(notebook, cells=[NotebookNode(cell) for cell in notebook.cells])
+    for cell in notebook.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            data = dict(output.get("data", {}))
+            if output.get("name") == "stderr" or any(kind in data for kind in RUNS_IN_A_BROWSER):
+                continue
+            if "text/html" in data:
+                data["text/html"] = align(SCRIPT.sub("", "".join(data["text/html"])))
+            outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
+        if "outputs" in cell:
+            cell["outputs"] = outputs
+    return notebook
+
+
+def align(text: str) -> str:
+    """Return HTML with class "text" on the cells of pandas' tables that hold words: only numbers stand to the right."""
+    if 'class="dataframe"' not in text:
+        return text
+    page = BeautifulSoup(text, "html.parser")
+    for table in page.select("table.dataframe"):
+        rows = [row.find_all("td") for row in table.select("tbody tr")]
+        worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
+        headings = [row.find_all("th") for row in table.select("thead tr")]
+        for heading in headings:
+            index, above = heading[: -len(worded) or None], heading[-len(worded) :]
+            for cell in index if len(heading) > len(worded) else []:
+                cell["class"] = "text"
+            rows.append(above if len(above) == len(worded) else [])
+        for row in rows:
+            for cell, word in zip(row, worded, strict=False):
+                if word:
+                    cell["class"] = "text"
+    return str(page)
+
+
+def index_page(name: str, rows: Sequence[Mapping[str, Any]], notebooks: bool) -> str:
+    """Return a profile's index. rows: one a study, as `reports.study_row` makes them.
+
+    notebooks: link the notebooks, too.
+    """
+    banners: dict[str, list[str]] = {}
+    for row in rows:
+        if row["summary"] and row["summary"]["banner"]:
+            banners.setdefault(row["summary"]["banner"], []).append(row["study"])
+    return _render("index", name=name, rows=rows, banners=banners, verdicts=count_verdicts(rows), notebooks=notebooks)
+
+
+def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """Return the list of profiles: name, statuses and verdicts (word to number), newest (a time) of each."""
+    return _render("profiles", profiles=profiles)
+
+
+def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many claims of all rows have each verdict, those that occur, in a fixed order."""
+    found = [claim["verdict"] for row in rows if row["summary"] for claim in row["summary"]["claims"]]
+    return {word: found.count(word) for word in ("supported", "contradicted", "undecided") if word in found}
+
+
+def navigation(page: str, before: str | None, after: str | None) -> str:
+    """Return a study's page with links to the index and to its neighbours (names of studies with a page)."""
+    links = ['<a href="index.html">Index</a>']
+    links += [f'<a href="{quote(before)}.html">← {escape(before)}</a>'] if before else []
+    links += [f'<a class="next" href="{quote(after)}.html">{escape(after)} →</a>'] if after else []
+    return re.sub("<!--nav-->.*?<!--/nav-->", f"<!--nav--><nav>{''.join(links)}</nav><!--/nav-->", page)
+
+
+def full_name(summary: Mapping[str, Any]) -> str:
+    """Return the profile with what was overridden, as in "quick+epochs=5"."""
+    return "+".join(filter(None, (summary["profile"], summary["label"])))
+
+
+def versions() -> str:
+    """Return Python and the packages that decide the numbers, with their versions."""
+    names = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
+    return ", ".join([f"Python {'.'.join(map(str, sys.version_info[:3]))}", *names])
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(f"{template}.html.j2").render(values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "duration": duration,
+        "href": quote,
+        "literal": lambda value: ", ".join(map(str, value)) if isinstance(value, list) else str(value) or '""',
+        "minute": lambda time: time[:16].replace("T", " "),
+        "number": lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value,
+    }
+    colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text() + colours)
+    return environment

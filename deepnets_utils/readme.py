@@ -1,0 +1,65 @@
+"""Regenerates the results in README.md from the paper report: `python -m deepnets_utils.readme`."""
+
+import json
+import shutil
+
+import pandas as pd
+
+from deepnets_utils import paths
+
+START, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+PICTURES = paths.ROOT / "figures" / "readme"
+
+
+def results() -> str:
+    """Return the Markdown of all tables of the paper report: a line a table, then every compared cell."""
+    folder = paths.output_root() / "reports" / "paper"
+    overview = ["| study | table | command | cells that agree |", "| --- | --- | --- | --- |"]
+    details = []
+    for summary in (json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))):
+        number = summary["study"][:2]
+        for table in summary["tables"]:
+            frame = pd.read_csv(folder / table["file"], keep_default_na=False, dtype=str)
+            counts = [
+                f"{protocol + ': ' if protocol else ''}{(part['verdict'] == 'agrees').sum()} of {len(part)}"
+                for protocol, part in frame.groupby("protocol", sort=False)
+            ]
+            command = f"`make report STUDY={number} PROFILE=paper`"
+            overview.append(f"| {summary['study']} | {table['title']} | {command} | {'; '.join(counts)} |")
+            details.append(_cells(table["title"], frame))
+    return "\n".join([*overview, "", *details])
+
+
+def _cells(title: str, frame: pd.DataFrame) -> str:
+    lines = [
+        f"<details><summary>{title}: every cell</summary>",
+        "",
+        "| row | column | protocol | published | ours | 95 % interval | n | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cell in frame.to_dict("records"):
+        interval = f"{_short(cell['low'])} to {_short(cell['high'])}" if cell["low"] else ""
+        ours = _short(cell["ours"]) + (f" ± {_short(cell['spread'])}" if cell["spread"] else "")
+        published = cell["published"] + (f" ± {cell['published_spread']}" if cell["published_spread"] else "")
+        texts = [cell["row"], cell["column"], cell["protocol"], published, ours, interval, cell["n"], cell["verdict"]]
+        lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _short(number: str) -> str:
+    return f"{float(number):.5g}" if number else ""
+
+
+def main() -> None:
+    """Rewrite the part of README.md between the two marks, and the pictures that it shows."""
+    readme = paths.ROOT / "README.md"
+    text = readme.read_text()
+    before, after = text.split(START)[0], text.split(END)[1]
+    readme.write_text(f"{before}{START}\n\n{results()}\n{END}{after}")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for picture in sorted(set(part.split(")")[0] for part in text.split("](figures/readme/")[1:])):
+        shutil.copyfile(paths.output_root() / "figures" / "paper" / picture, PICTURES / picture)
+
+
+if __name__ == "__main__":
+    main()

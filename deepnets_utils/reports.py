@@ -1,0 +1,259 @@
+"""Reports: notebooks executed by papermill, shown as HTML, with an index; a page is there only when all went well.
+
+reports/<profile>/ holds, for each study: what `study.finish()` wrote (<study>.json, tables/, <study>.runs.jsonl), the
+executed notebook and its page, and <study>.report.json, which says how the executions went.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+import papermill
+from filelock import FileLock
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.paths import jupyter_runtime_dir
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from deepnets_utils import html, paths
+from deepnets_utils.files import write_whole
+from deepnets_utils.parameters import (
+    check_parameters,
+    notebook_path,
+    read_parameters,
+    read_title,
+    report_folder,
+    study_names,
+)
+from deepnets_utils.progress import duration
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the report of one study went: error is "" when the page was made; seconds of wall time, from 0."""
+
+    study: str
+    folder: Path
+    error: str
+    seconds: float
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts the kernel with the Python that runs this, whatever kernels the user's machine knows as python3."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+        if os.name == "posix":
+            # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
+            self.transport = "ipc"
+            self.connection_file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
+
+
+def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
+    """Execute a study's notebook with the parameters that differ from its defaults, and make its page and index.
+
+    study: name or number. A notebook that fails gives an Outcome with the error; its executed part is kept as
+    <study>.failed.ipynb, and an older page stays and is marked as older. hide_code: no code on the page.
+    Raises ParameterError before anything runs. Interrupted, it leaves everything as it was.
+    """
+    notebook = notebook_path(study)
+    study, declared = notebook.stem, read_parameters(notebook)
+    values = check_parameters(declared, given)
+    folder = report_folder(values, declared)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{study}.partial.ipynb"
+    _say(f"{study}, {folder.name}: running")
+    with FileLock(folder / f".{study}.lock"):
+        started, token = time.monotonic(), secrets.token_hex(8)
+        try:
+            error = _execute(notebook, partial, given, token)
+            seconds = time.monotonic() - started
+            summary = _read_json(folder / f"{study}.json")
+            if not error and summary.get("token") != token:
+                error = "the notebook did not reach study.finish(), so there is no result of this execution"
+            if not error:
+                executed = nbformat.read(partial, as_version=4)
+                page = html.study_page(executed, notebook.parent, summary, seconds, hide_code)
+                _write(folder / f"{study}.html", page)
+                os.replace(partial, folder / f"{study}.ipynb")
+                (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
+            elif partial.exists():
+                _keep_failed(partial, folder / f"{study}.failed.ipynb", error)
+        finally:
+            partial.unlink(missing_ok=True)
+        note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
+        record = folder / f"{study}.report.json"
+        if error:
+            report = {"page": _read_json(record).get("page"), "failure": {"error": error, **note}}
+        else:
+            report = {"page": {"token": token, **note}, "failure": None}
+        _write(record, json.dumps(report, indent=1))
+    write_indexes(folder)
+    _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
+    return Outcome(study, folder, error, seconds)
+
+
+def write_indexes(folder: Path) -> None:
+    """Write a profile's index.html, the links between its pages, and the list of profiles above it."""
+    rows = [study_row(folder, study) for study in study_names()]
+    pages = [row["study"] for row in rows if row["page"]]
+    for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+        page = (folder / f"{study}.html").read_text(encoding="utf-8")
+        linked = html.navigation(page, before, after)
+        if linked != page:
+            _write(folder / f"{study}.html", linked)
+    _write(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
+    profiles = {path.parent for path in folder.parent.glob("*/*.report.json")}
+    _write(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
+
+
+def study_row(folder: Path, study: str) -> dict[str, Any]:
+    """Return what the index says of a study in reports/<profile>: all from the files in that folder.
+
+    status: "ok", "failed", "older page" (the notebook wrote newer numbers since, by hand) or "not run". page
+    and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
+    """
+    report, summary = _read_json(folder / f"{study}.report.json"), _read_json(folder / f"{study}.json")
+    page = report.get("page") if (folder / f"{study}.html").exists() else None
+    if report.get("failure"):
+        status = "failed"
+    elif not page:
+        status = "not run"
+    else:
+        status = "ok" if summary.get("token") == page["token"] else "older page"
+    title = summary.get("title") or read_title(notebook_path(study))
+    if summary:
+        figures = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]
+        summary = {**summary, "figures": figures}
+    return {
+        "study": study,
+        "title": title,
+        "status": status,
+        "page": page,
+        "failure": report.get("failure"),
+        "summary": summary,
+    }
+
+
+def write_zip(folder: Path) -> Path:
+    """Write reports/<profile>.zip: pages, tables and figures of a profile, with links that hold anywhere."""
+    root = paths.output_root()
+    rows = [study_row(folder, study) for study in study_names()]
+    files = {folder / f"{row['study']}.html" for row in rows if row["page"]}
+    for summary in (row["summary"] for row in rows if row["summary"]):
+        files |= {folder / table["file"] for table in summary["tables"]}
+        for figure in summary["figures"]:
+            files |= set((folder / figure["file"]).parent.glob(f"{Path(figure['file']).stem}.*"))
+    files |= {path for path in [folder / "tables" / "claims.csv"] if path.exists()}
+    target = folder.with_name(f"{folder.name}.zip")
+
+    def write(stream: Any) -> None:
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(file.resolve() for file in files):
+                archive.write(file, f"deepnets/{file.relative_to(root)}")
+            index = html.index_page(folder.name, rows, notebooks=False)
+            archive.writestr(f"deepnets/reports/{folder.name}/index.html", index)
+            archive.writestr("deepnets/reports/index.html", html.profiles_page([_profile_row(folder)]))
+
+    write_whole(target, write)
+    return target
+
+
+def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
+    """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
+    with TemporaryDirectory(prefix="deepnets-") as runtime:
+        settings = {
+            "DEEPNETS_REPORT_TOKEN": token,
+            "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there
+            "DEEPNETS_DATA": str(paths.data_root()),
+            "JUPYTER_RUNTIME_DIR": runtime,
+        }
+        try:
+            with _environment(settings):
+                papermill.execute_notebook(
+                    notebook,
+                    partial,
+                    dict(given),
+                    kernel_name="python3",
+                    language="python",
+                    kernel_manager_class=ThisPython,
+                    cwd=paths.NOTEBOOKS,  # where JupyterLab runs it
+                    progress_bar=False,
+                    stderr_file=sys.stderr,
+                )
+        except PapermillExecutionError as error:
+            text = f"{error.ename}: {error.evalue}"
+        except DeadKernelError:
+            text = "the kernel died: the system ended it (out of memory?), or a library crashed"
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+        else:
+            text = ""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
+    return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else "".join(lines)
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _keep_failed(partial: Path, target: Path, error: str) -> None:
+    """Keep the executed part of a notebook, with the error at its top.
+
+    papermill marks only the cells that raised; after a dead kernel it calls every cell completed.
+    """
+    executed = nbformat.read(partial, as_version=4)
+    text = f"**This execution failed.** {html.escape(error)}"
+    executed.cells.insert(0, nbformat.v4.new_markdown_cell(text))
+    _write(target, nbformat.writes(executed))
+
+
+def _profile_row(folder: Path) -> dict[str, Any]:
+    rows = [study_row(folder, study) for study in study_names()]
+    statuses = [row["status"] for row in rows]
+    return {
+        "name": folder.name,
+        "statuses": {word: statuses.count(word) for word in dict.fromkeys(statuses)},
+        "verdicts": html.count_verdicts(rows),
+        "newest": max((row["page"]["at"] for row in rows if row["page"]), default="no page yet"),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object, {} when there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,324 @@
+"""Reports: success is proved, failures are kept and named, pages stand alone."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from deepnets_utils import html, paths, reports
+from deepnets_utils.parameters import Parameter, ParameterError, read_parameters, read_title, report_folder
+
+PARAMETERS = """profile: str = "quick"  # {smoke, quick, paper} how large
+data: str = "auto"  # {auto, real, embedded} which data
+seeds: int = 0  # runs a cell
+note: str = "<script>alert(1)</script>"  # any text
+"""
+
+# What study.finish() does, as far as reports know it.
+FINISH = """import json, os, pathlib, sys
+folder = pathlib.Path(os.environ["DEEPNETS_OUTPUT"], "reports", profile)
+(folder / "tables").mkdir(parents=True, exist_ok=True)
+(folder / "tables" / "doc_table1.csv").write_text("row,column")
+figure = folder / "../../figures" / profile / "01_good_figure1.png"
+figure.resolve().parent.mkdir(parents=True, exist_ok=True)
+figure.resolve().write_bytes(bytes.fromhex("{png}"))
+summary = json.loads('''{summary}''')
+summary |= dict(token=os.environ.get("DEEPNETS_REPORT_TOKEN", ""), profile=profile)
+summary |= dict(parameters=dict(note=note, seeds=seeds), device=sys.executable + " in " + os.getcwd())
+(folder / "{study}.json").write_text(json.dumps(summary))
+"""
+PNG = "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + (
+    "1f15c4890000000d49444154789c636060606000000005000157a3f3a80000000049454e44ae426082"
+)
+CLAIM = {"id": "doc.deeper", "source": "doc", "statement": "Deeper is <better>", "protocol": "", "unit": "%"}
+SUMMARY = {
+    "title": "A good study",
+    "label": "",
+    "settings": {"epochs": 5},
+    "banner": "These numbers come from the embedded digits",
+    "data": [{"name": "digits_28", "fingerprint": "a74c8ab5044ce28b", "embedded": True}],
+    "runs": {"total": 9, "missing": 2, "trained": 3, "diverged": 1, "cpu_seconds": 7.5, "wall_seconds": 4.0},
+    "tables": [
+        {"file": "tables/doc_table1.csv", "title": "Table 1", "cells": 10}
+        | {"agrees": 7, "differs": 1, "too few runs": 0, "missing": 2}
+    ],
+    "figures": [{"file": "../../figures/quick/01_good_figure1.png", "title": "Figure 1", "alt": "A dot"}],
+    "claims": [
+        CLAIM | {"verdict": "supported", "effect": -9.81, "low": -10.5, "high": None, "n": 10, "note": ""},
+        CLAIM | {"verdict": "undecided", "effect": None, "low": None, "high": None, "n": 1, "note": "one run"},
+    ],
+    "finished_at": "2025-01-02T03:04:05+01:00",
+}
+GOOD = [
+    "# A good study\n\nInline $\\frac{1}{2}$, not `$x$`.\n\n$$\\sum_i w_i^2$$\n\n```\n$y$\n```",
+    "# Exercise\n\n<details><summary>Solution</summary>\n\nfolded **away**\n\n</details>\n\nafter",
+    "import sys; from IPython.display import HTML, display; secret_code = 6 * 7; secret_code",
+    "print('a log', 'line', file=sys.stderr)",
+    "display(HTML('<table><tr><td>7</td></tr></table><script>alert(2)</script>'))",
+]
+FAILURES = {
+    "raise": ("raise ValueError('no such cell\\nsecond line')", "ValueError: no such cell (and 1 more lines)"),
+    "die": ("import os; os.kill(os.getpid(), 9)", "the kernel died"),
+    "leave": ("import sys; sys.exit()", "did not reach study.finish()"),
+}
+
+
+def write_notebook(study: str, cells: list[str]) -> None:
+    """Write a notebook whose cells are Markdown where they start with #, with parameters and what finish() does."""
+    parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    body = [new_markdown_cell(text) if text.startswith("# ") else new_code_cell(text) for text in cells]
+    finish = FINISH.format(png=PNG, summary=json.dumps(SUMMARY | {"study": study}), study=study)
+    notebook = new_notebook(cells=[parameters, *body, new_code_cell(finish)])
+    nbformat.write(notebook, paths.NOTEBOOKS / f"{study}.ipynb")
+
+
+def point_at(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make `folder` the project: its notebooks/, and output under it."""
+    (folder / "notebooks").mkdir()
+    patch.setattr(paths, "NOTEBOOKS", folder / "notebooks")
+    patch.setenv("DEEPNETS_OUTPUT", str(folder))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    point_at(tmp_path, monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory):
+    """A project with one report made, one study never run, and the traces of an earlier failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("project")
+        point_at(root, patch)
+        write_notebook("01_good", GOOD)
+        write_notebook("02_never", ["# Never run"])
+        folder = root / "reports" / "quick"
+        folder.mkdir(parents=True)
+        (folder / "01_good.failed.ipynb").write_text("{}")
+        # A kernel of this name that another installation left behind must not be used.
+        kernel = root / "jupyter" / "kernels" / "python3"
+        kernel.mkdir(parents=True)
+        (kernel / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "x", "language": "python"}')
+        patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+        patch.chdir(root)
+        patch.setenv("DEEPNETS_OUTPUT", ".")
+        outcome = reports.make_report("1", {"profile": "quick"})
+        yield outcome
+
+
+def test_a_good_notebook_gives_a_page_a_notebook_and_an_index(good, capsys) -> None:
+    assert good.error == "" and good.seconds > 0
+    names = {path.name for path in good.folder.iterdir()}
+    assert names >= {"01_good.html", "01_good.ipynb", "01_good.json", "01_good.report.json", "index.html", "tables"}
+    assert not [name for name in names if "partial" in name or "failed" in name]
+    assert "DEEPNETS_REPORT_TOKEN" not in os.environ and os.environ["DEEPNETS_OUTPUT"] == "."
+
+
+def test_the_kernel_is_this_python_beside_the_notebooks(good) -> None:
+    device = json.loads((good.folder / "01_good.json").read_text())["device"]
+    assert device == f"{sys.executable} in {paths.NOTEBOOKS.resolve()}"
+
+
+def test_the_page_stands_alone(good) -> None:
+    page = (good.folder / "01_good.html").read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
+    assert "<script" not in page and "a log line" not in page
+    assert "<td>7</td>" in page and "42" in page
+    assert re.search(r"</summary>\s*<p>folded <strong>away</strong></p>\s*</details>\s*<p>after", page)
+    assert page.count("<math") == 2 and "$x$" in page and "$y$" in page
+
+
+def test_the_page_tells_what_it_is(good) -> None:
+    page = (good.folder / "01_good.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "These numbers come from the embedded digits" in page and "2 of 9 runs are not there" in page
+    assert "9 (3 trained now, 4 stored, 2 missing, 1 diverged)" in page and "torch " in page
+    assert '<a href="index.html">' in page and "02_never" not in page  # no link to a page that is not there
+
+
+def test_code_is_shown_or_not(good) -> None:
+    executed = nbformat.read(good.folder / "01_good.ipynb", as_version=4)
+    page = html.study_page(
+        executed, good.folder, SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}, 1, True
+    )
+    assert "secret_code" in (good.folder / "01_good.html").read_text()
+    assert "secret_code" not in page and "profile: str" not in page and "42" in page and "<math" in page
+
+
+def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
+    index = (good.folder / "index.html").read_text()
+    assert '<span class="word ok">' in index and "Never run" in index and '<span class="word not">not run' in index
+    assert "Deeper is &lt;better&gt;" in index and "-9.81 %" in index and "≥ -10.5" in index and "one run" in index
+    assert '<span class="word supported">' in index and '<span class="word undecided">' in index
+    assert re.search(r">10</td>\s*<td class=\"number\">7</td>\s*<td class=\"number\">1</td>", index)
+    for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
+        assert (good.folder / link).exists(), link
+    assert 'alt="A dot"' in index and "a74c8ab5" in index
+    assert 'href="quick/index.html"' in (good.folder.parent / "index.html").read_text()
+
+
+def test_the_zip_holds_pages_tables_and_figures_with_links_that_hold(good, tmp_path: Path) -> None:
+    shutil.unpack_archive(reports.write_zip(good.folder), tmp_path)
+    folder = tmp_path / "deepnets" / "reports" / "quick"
+    for page in (folder / "index.html", folder / "01_good.html", folder.parent / "index.html"):
+        for link in re.findall(r'(?:href|src)="([^"#:]+)"', page.read_text()):
+            assert (page.parent / link).exists(), link
+    assert not list(tmp_path.rglob("*.ipynb"))
+    assert "doc_table1.csv" in (folder / "index.html").read_text()
+
+
+def older_page(folder: Path, study: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / f"{study}.html").write_text("<!--nav--><!--/nav--> an older page")
+    page = {"token": "t", "seconds": 1.0, "at": "2024-05-06T07:08:09+00:00"}
+    (folder / f"{study}.report.json").write_text(json.dumps({"page": page, "failure": None}))
+    (folder / f"{study}.json").write_text(json.dumps(SUMMARY | {"token": "t", "study": study, "device": "cpu"}))
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_failure_is_kept_and_named_and_an_older_page_stays(how: str, project: Path, capsys) -> None:
+    source, error = FAILURES[how]
+    write_notebook("01_fragile", ["# Fragile", "print('before')", source])
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_fragile")
+    outcome = reports.make_report("01_fragile", {})
+    assert error in outcome.error
+    kept = nbformat.read(folder / "01_fragile.failed.ipynb", as_version=4)
+    assert error.split(" (and")[0] in kept.cells[0].source and "before" in str(kept.cells)
+    assert how != "raise" or "second line" in str(kept.cells)
+    assert "an older page" in (folder / "01_fragile.html").read_text()
+    assert not (folder / "01_fragile.ipynb").exists() and not list(folder.glob(".*.ipynb"))
+    index = (folder / "index.html").read_text()
+    assert '<span class="word failed">' in index and '<span class="word ok">' not in index
+    assert str(html.escape(error)) in index and "2024-05-06 07:08" in index and "01_fragile.failed.ipynb" in index
+    assert "failed" in capsys.readouterr().err
+
+
+def test_numbers_written_by_hand_make_the_page_an_older_one(project: Path) -> None:
+    write_notebook("01_good", GOOD)
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_good")
+    assert reports.study_row(folder, "01_good")["status"] == "ok"
+    (folder / "01_good.json").write_text(json.dumps(SUMMARY | {"token": ""}))
+    assert reports.study_row(folder, "01_good")["status"] == "older page"
+    (folder / "01_good.html").unlink()
+    assert reports.study_row(folder, "01_good")["status"] == "not run"
+
+
+def test_an_interrupt_leaves_everything_as_it_was(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_notebook("01_good", GOOD)
+    older_page(project / "reports" / "quick", "01_good")
+
+    def interrupt(notebook: Path, partial: Path, *arguments: object, **settings: object) -> None:
+        shutil.copy(notebook, partial)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
+    before = {path.name: path.read_bytes() for path in (project / "reports" / "quick").iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        reports.make_report("1", {})
+    after = {path.name: path.read_bytes() for path in (project / "reports" / "quick").iterdir()}
+    assert {name: text for name, text in after.items() if not name.endswith(".lock")} == before
+
+
+def test_pages_are_linked_with_their_neighbours(project: Path) -> None:
+    for study in ("01_a", "02_b", "03_c"):
+        write_notebook(study, [f"# {study}"])
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_a")
+    for name in ("html", "report.json", "json"):
+        shutil.copy(folder / f"01_a.{name}", folder / f"03_c.{name}")
+    reports.write_indexes(folder)
+    assert 'class="next" href="03_c.html"' in (folder / "01_a.html").read_text()
+    page = (folder / "03_c.html").read_text()
+    assert 'href="01_a.html"' in page and "02_b" not in page and page.count("<nav>") == 1
+
+
+def test_scripts_widgets_and_log_lines_are_left_out() -> None:
+    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"})
+    table = new_output("display_data", {"text/html": "<b>1</b><SCRIPT src='x'>\n</SCRIPT >"})
+    log = new_output("stream", name="stderr", text="line")
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=[widget, table, log]), new_markdown_cell("text")])
+    shown = html.printable(notebook)
+    assert [output.data["text/html"] for output in shown.cells[0].outputs] == ["<b>1</b>"]
+    assert len(notebook.cells[0].outputs) == 3  # the notebook itself keeps them
+
+
+def test_in_tables_words_stand_to_the_left_and_numbers_to_the_right() -> None:
+    frame = pd.DataFrame(
+        {"ours": ["1.2 ± 0.1 (n=3)", "NaN"], "verdict": ["agrees", ""]}, index=pd.Index(["a", "b"], name="row")
+    )
+    shown = BeautifulSoup(html.align(frame.to_html()), "html.parser")
+    assert [cell.get_text() for cell in shown.select("td.text")] == ["agrees", ""]
+    assert [cell.get_text() for cell in shown.select("th.text")] == ["", "verdict", "row", ""]
+    assert html.align("<table><td>word</td></table>") == "<table><td>word</td></table>"
+    wide = pd.DataFrame([[1, "word"]], columns=pd.MultiIndex.from_tuples([("top", "a"), ("top", "b")]))
+    assert BeautifulSoup(html.align(wide.to_html()), "html.parser").select("td.text")[0].get_text() == "word"
+    assert "dataframe" in html.align(pd.DataFrame().to_html())
+
+
+def test_a_formula_that_cannot_be_read_is_shown_as_it_is_written() -> None:
+    assert html.mathml(r"x^2", "inline").startswith("<math")
+    assert html.mathml(r"\frac{1}{", "inline") == r"<code>\frac{1}{</code>"
+
+
+def declared(**defaults: object) -> dict[str, Parameter]:
+    return {name: Parameter(name, type(value).__name__, value, "", ()) for name, value in defaults.items()}
+
+
+def test_an_override_reports_beside_the_profile_and_never_over_it(project: Path) -> None:
+    known = declared(profile="quick", data="auto", device="auto", workers=0, seeds=0, epochs=0, networks=[], name="")
+
+    def folder(**values: object) -> str:
+        path = report_folder(values, known)
+        assert path.parent == project / "reports"
+        return path.name
+
+    assert folder() == folder(device="cpu", workers=3, seeds=0, data="real") == "quick"
+    assert folder(profile="paper", seeds=3, epochs=5) == "paper+epochs=5,seeds=3"
+    assert folder(data="embedded") == "quick+data=embedded"
+    assert folder(networks=["A", "B"]) == "quick+networks=A_B" != folder(networks=["A", "C"])
+    names = [folder(name=text) for text in ("../x", ".._x", "a/b", "a b", "a" * 300, "a" * 301)]
+    assert len(set(names)) == 6
+    assert all(re.fullmatch(r"[A-Za-z0-9._=,+-]{1,100}", name) for name in names)
+
+
+def test_data_that_a_profile_never_uses_are_refused_before_anything_runs(project: Path) -> None:
+    write_notebook("01_good", GOOD)
+    with pytest.raises(ParameterError, match="embedded in profile paper.*auto or real"):
+        reports.make_report("1", {"profile": "paper", "data": "embedded"})
+    assert not (project / "reports").exists()
+
+
+def test_titles_and_parameters_are_read_from_the_notebook(project: Path) -> None:
+    write_notebook("01_good", GOOD)
+    assert read_title(paths.NOTEBOOKS / "01_good.ipynb") == "A good study"
+    assert list(read_parameters(paths.NOTEBOOKS / "01_good.ipynb")) == ["profile", "data", "seeds", "note"]
+
+
+@pytest.mark.browser
+def test_pages_open_without_network_request_or_console_error(good) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(offline=True, viewport={"width": 1366, "height": 768}).new_page()
+        trouble: list[str] = []
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: trouble.append(request.url) if "file:" not in request.url[:5] else None)
+        page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+        for file in (good.folder / "01_good.html", good.folder / "index.html", good.folder.parent / "index.html"):
+            page.goto(file.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1366
+        browser.close()
+    assert [text for text in trouble if not text.startswith("data:")] == []

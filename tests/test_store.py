@@ -1,0 +1,206 @@
+import json
+import math
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from fake_trainer import make_run, result_of
+
+from deepnets_utils import data, datasets
+from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.runs import Result, Run, canonical, checksum
+from deepnets_utils.store import Store, read_records, record_line, write_records
+
+
+def record_path(store: Store, run: Run) -> Path:
+    return store.folder / "records" / f"{run.digest}.json"
+
+
+def altered(result: Result, **fields: object) -> bytes:
+    """The record with other content and a checksum that matches it."""
+    record = {key: value for key, value in result.to_json().items() if key != "checksum"} | fields
+    return canonical(record | {"checksum": checksum(record)}).encode()
+
+
+def flipped(content: bytes, position: int, bit: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+
+
+def test_the_data_sets_have_one_fingerprint() -> None:
+    assert data.CANONICAL == datasets.CANONICAL
+
+
+def test_put_then_get(store: Store) -> None:
+    run = make_run(0)
+    assert store.get(run) is None
+    store.put(result_of(run))
+    assert store.get(run) == result_of(run)
+    assert store.get(make_run(1)) is None
+    assert [result.run for result in store.results()] == [run]
+
+
+def test_put_removes_the_checkpoint(store: Store) -> None:
+    run = make_run(0)
+    store.checkpoint(run).parent.mkdir(parents=True)
+    store.checkpoint(run).write_text("state")
+    store.put(result_of(run))
+    assert not store.checkpoint(run).exists()
+
+
+def damages() -> dict[str, bytes]:
+    result, other = result_of(make_run(0)), result_of(make_run(1))
+    whole = record_line(result)
+    half = len(whole) // 2
+    return {
+        "empty": b"",
+        "one_byte": whole[:1],
+        "half": whole[:half],
+        "almost_whole": whole[:-2],
+        "zeros": bytes(len(whole)),
+        "flipped_digit": flipped(whole, whole.index(b"test_error") + 14, 0),
+        "flipped_high_bit": flipped(whole, half, 7),
+        "flipped_bracket": flipped(whole, 0, 1),
+        "not_json": b"null\n",
+        "a_list": b"[1]\n",
+        "other_schema": altered(result, schema=2),
+        "another_run": record_line(other),
+        "wrong_digest": altered(result, digest=other.run.digest),
+        "no_run": altered(result, run={}),
+        "unknown_field": altered(result, run=result.run.to_json() | {"epoch": 3}),
+        "provenance_is_text": altered(result, provenance="x"),
+        "other_data": altered(result, provenance={"data_fingerprint": "0" * 64}),
+    }
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_what_is_no_record_is_moved_aside_and_done_again(store: Store, damage: str) -> None:
+    run, content = make_run(0), damages()[damage]
+    path = record_path(store, run)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{run.digest}.json is not used: .*moved to .*damaged-1"):
+        assert store.get(run) is None
+    assert path.with_name(f"{path.name}.damaged-1").read_bytes() == content
+    store.put(result_of(run))
+    assert store.get(run) == result_of(run)
+
+
+def test_every_single_flipped_bit_is_noticed() -> None:
+    result = result_of(make_run(0))
+    whole = record_line(result).rstrip()
+    for position in range(0, len(whole), 3):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            Result.from_json(json.loads(flipped(whole, position, position % 8)))
+
+
+def test_damaged_files_are_all_kept(store: Store) -> None:
+    run = make_run(0)
+    record_path(store, run).parent.mkdir(parents=True)
+    for number in (1, 2, 3):
+        record_path(store, run).write_text(f"damage {number}")
+        with pytest.warns(UserWarning, match=f"damaged-{number}"):
+            store.get(run)
+    kept = sorted(path.read_text() for path in record_path(store, run).parent.iterdir())
+    assert kept == ["damage 1", "damage 2", "damage 3"]
+
+
+def test_results_passes_damaged_files_over_and_leaves_them(store: Store) -> None:
+    store.put(result_of(make_run(0)))
+    record_path(store, make_run(1)).write_text("{")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [result.run.seed for result in store.results()] == [0]
+    assert record_path(store, make_run(1)).exists()
+
+
+def test_put_refuses_what_it_would_not_give_back(store: Store) -> None:
+    run = make_run(0)
+    bad = Result(run=run, status="finished", metrics={}, provenance={"data_fingerprint": "0" * 64})
+    with pytest.raises(ValueError, match="other data than the canonical digits_28"):
+        store.put(bad)
+    assert not record_path(store, run).exists()
+
+
+def test_published_records_stand_in(tmp_path: Path) -> None:
+    published = tmp_path / "published"
+    write_records(published / "a.jsonl", [result_of(make_run(seed), wall_seconds=1.0) for seed in (3, 1, 2)])
+    store = Store(tmp_path / "runs", published)
+    assert store.get(make_run(2)).provenance["wall_seconds"] == 1.0
+    store.put(result_of(make_run(2), wall_seconds=2.0))
+    assert store.get(make_run(2)).provenance["wall_seconds"] == 2.0, "this machine's comes first"
+    assert sorted(result.run.seed for result in store.results()) == [1, 2, 3]
+    record_path(store, make_run(2)).write_text("{")
+    with pytest.warns(UserWarning, match="moved to"):
+        assert store.get(make_run(2)).provenance["wall_seconds"] == 1.0
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"\xff\xfe not text", b'{"schema":2}'])
+def test_a_damaged_published_line_is_skipped(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    write_records(file, [result_of(make_run(seed)) for seed in (0, 1)])
+    first, second = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join((first, line, second)) + b"\n")
+    with pytest.warns(UserWarning, match="a.jsonl, line 2 is not used"):
+        assert {result.run.seed for result in read_records(file)} == {0, 1}
+
+
+def test_a_published_file_does_not_depend_on_the_order(tmp_path: Path) -> None:
+    results = [result_of(make_run(seed)) for seed in range(5)]
+    write_records(tmp_path / "a.jsonl", results)
+    write_records(tmp_path / "b.jsonl", reversed(results))
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    assert list(read_records(tmp_path / "a.jsonl")) == sorted(results, key=lambda result: result.run.digest)
+
+
+def test_nan_is_null_in_the_file_and_nan_again_afterwards(store: Store) -> None:
+    run = make_run(0)
+    metrics = {"a": math.nan, "b": [1.0, math.inf], "c": {"d": math.nan}}
+    provenance = result_of(run).provenance
+    store.put(Result(run=run, status="diverged", metrics=metrics, provenance=provenance, diverged_at_step=7))
+    assert json.loads(record_path(store, run).read_text())["metrics"] == {"a": None, "b": [1.0, None], "c": {"d": None}}
+    stored = store.get(run)
+    assert stored.status == "diverged" and stored.diverged_at_step == 7
+    assert (
+        math.isnan(stored.metrics["a"]) and math.isnan(stored.metrics["b"][1]) and math.isnan(stored.metrics["c"]["d"])
+    )
+
+
+def test_a_claim_is_held_once_and_comes_free(store: Store) -> None:
+    run = make_run(0)
+    claim = store.claim(run)
+    assert claim is not None
+    assert store.claim(run) is None
+    assert store.claim(make_run(1)) is not None
+    claim.release()
+    again = store.claim(run)
+    assert again is not None
+    store.release(again)
+    assert not Path(again.lock_file).exists()
+
+
+def test_write_whole_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    write_whole(path, lambda file: file.write(b"old"))
+
+    def break_off(file) -> None:
+        file.write(b"new, but")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, break_off)
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_move_aside_when_another_process_was_faster(tmp_path: Path) -> None:
+    assert move_aside(tmp_path / "gone").name == "gone.damaged-1"
+
+
+def test_two_thousand_records_are_listed_quickly(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)
+    for seed in range(2000):
+        store.put(result_of(make_run(seed)))
+    started = time.perf_counter()
+    assert len(list(store.results())) == 2000
+    assert time.perf_counter() - started < 3  # 0.3 s on an idle core

@@ -1,0 +1,396 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import fake_trainer
+import psutil
+import pytest
+from fake_trainer import TRAINER, calls, make_run, result_of
+
+from deepnets_utils import sweep as sweep_module
+from deepnets_utils import workers as workers_module
+from deepnets_utils.progress import duration
+from deepnets_utils.runs import Result
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, sweep
+
+MARK = "DEEPNETS_TEST_DRIVER"
+
+
+def claim_files(store: Store) -> list[Path]:
+    return list((store.folder / "claims").glob("*"))
+
+
+def stored_runs(store: Store) -> set[int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {result.run.seed for result in store.results()}
+
+
+class Drivers:
+    """Processes that run fake_trainer.py, recognised with all their descendants by a mark in the environment."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.mark = store, f"{os.getpid()}-{time.monotonic_ns()}"
+        self.started: list[subprocess.Popen] = []
+
+    def start(self, count: int, seconds: float, workers: int) -> subprocess.Popen:
+        self.store.folder.mkdir(exist_ok=True)
+        arguments = [fake_trainer.__file__, self.store.folder, count, seconds, workers]
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {MARK: self.mark},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def wait_for_calls(self, count: int) -> None:
+        end = time.monotonic() + 30
+        while len(calls(self.store.folder)) < count:
+            assert time.monotonic() < end, self.started[-1].communicate(timeout=1)
+            time.sleep(0.005)
+
+    def alive(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def assert_none_left(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while left := self.alive():
+            assert time.monotonic() < end, left
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def drivers(store: Store) -> Iterator[Drivers]:
+    drivers = Drivers(store)
+    yield drivers
+    for process in drivers.alive():
+        process.kill()
+    for process in drivers.started:
+        process.communicate(timeout=10)
+
+
+def test_order_is_kept_and_duplicates_are_trained_once(store: Store) -> None:
+    runs = [make_run(seed) for seed in (2, 0, 1, 0, 2)]
+    results = sweep(iter(runs), store=store, trainer=TRAINER)
+    assert [result.run for result in results] == runs
+    assert [result.metrics for result in results] == [result_of(run).metrics for run in runs]
+    assert Counter(call["digest"] for call in calls(store.folder)) == {make_run(seed).digest: 1 for seed in range(3)}
+
+
+def test_a_second_call_trains_only_what_is_missing(store: Store) -> None:
+    first = sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER)
+    again = sweep([make_run(0), make_run(1)], store=store, trainer="no_such_module:train")
+    assert again == first
+    sweep([make_run(0), make_run(2)], store=store, trainer=TRAINER)
+    assert [call["digest"] for call in calls(store.folder)] == [make_run(seed).digest for seed in range(3)]
+
+
+def test_never_trains_nothing(store: Store, capfd: pytest.CaptureFixture) -> None:
+    store.put(result_of(make_run(1)))
+    results = sweep([make_run(0), make_run(1)], store=store, train="never", trainer=TRAINER)
+    assert results == [None, result_of(make_run(1))]
+    assert calls(store.folder) == [] and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bad", [{"train": "nevr"}, {"workers": 0}, {"workers": -1}])
+def test_impossible_arguments_fail_before_training(store: Store, bad: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+        sweep([make_run(0)], store=store, trainer=TRAINER, **bad)
+    assert calls(store.folder) == []
+
+
+def test_an_empty_sweep(store: Store) -> None:
+    assert sweep([], store=store, trainer=TRAINER) == []
+
+
+def test_workers_give_what_this_process_gives(store: Store, tmp_path: Path) -> None:
+    runs = [make_run(seed, seconds=0.02) for seed in range(6)]
+    here = sweep(runs, store=store, trainer=TRAINER)
+    other = Store(tmp_path / "other", published=None)
+    there = sweep(runs, store=other, workers=2, trainer=TRAINER)
+    assert there == here
+    processes = {call["pid"] for call in calls(other.folder)}
+    assert len(processes) == 2 and os.getpid() not in processes
+    assert {call["pid"] for call in calls(store.folder)} == {os.getpid()}
+    assert claim_files(store) == claim_files(other) == []
+
+
+def test_the_device_reaches_the_trainer(store: Store) -> None:
+    sweep([make_run(0)], store=store, trainer=TRAINER, device="cuda")
+    assert calls(store.folder)[0]["device"] == "cuda"
+
+
+def test_what_a_notebook_defines_is_trained_in_this_process(store: Store, capfd: pytest.CaptureFixture) -> None:
+    runs = [make_run(seed, seconds=0.02) for seed in range(2)] + [make_run(2, version="source-0123456789ab")]
+    results = sweep(runs, store=store, workers=2, trainer=TRAINER)
+    assert [result.run for result in results] == runs
+    pids = {call["digest"]: call["pid"] for call in calls(store.folder)}
+    assert [pids[run.digest] == os.getpid() for run in runs] == [False, False, True]
+    assert "1 runs use a model or task of this notebook: trained in this process" in capfd.readouterr().err
+
+
+def test_a_log_gets_few_lines(store: Store, capfd: pytest.CaptureFixture) -> None:
+    store.put(result_of(make_run(0)))
+    sweep([make_run(seed) for seed in range(30)], store=store, trainer=TRAINER, title="Table I")
+    first, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("Table I: 29 of 30 runs to train on cpu, 1 at a time, ")
+    assert last.startswith("29 of 29 runs stored after ")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_raises_does_not_stop_the_others(store: Store, workers: int) -> None:
+    runs = [make_run(0), make_run(1, "raises"), make_run(2), make_run(3, "no_file"), make_run(4)]
+    with pytest.raises(TrainingFailed) as failure:
+        sweep(runs, store=store, workers=workers, trainer=TRAINER)
+    lines = str(failure.value).splitlines()
+    assert len(lines) == 2, "an OSError of the trainer is a failed run as any other"
+    assert any("raises(" in line and "RuntimeError: made to fail" in line for line in lines)
+    assert any("no_file(" in line and "FileNotFoundError: made to miss" in line for line in lines)
+    assert str(failure.value.__cause__).startswith("made to"), "the traceback of the run is not lost"
+    assert stored_runs(store) == {0, 2, 4}
+    with pytest.raises(TrainingFailed):
+        sweep(runs, store=store, workers=workers, trainer=TRAINER)
+    assert Counter(call["digest"] for call in calls(store.folder))[runs[1].digest] == 2, "a failure is not stored"
+
+
+@pytest.mark.parametrize(("behaviour", "why"), [("unstorable", "TypeError"), ("other_data", "canonical digits_28")])
+def test_a_result_that_cannot_be_stored_is_a_failure(store: Store, behaviour: str, why: str) -> None:
+    with pytest.raises(TrainingFailed, match=why):
+        sweep([make_run(0, behaviour), make_run(1)], store=store, trainer=TRAINER)
+    assert stored_runs(store) == {1}
+
+
+def test_no_room_for_records_ends_the_sweep_and_the_next_one_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(result: Result) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", put)
+        with pytest.raises(OSError, match="No space") as kept:  # noqa: F841  (as a notebook keeps it)
+            sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER)
+    assert len(calls(store.folder)) == 1, "it does not train what it cannot store"
+    assert len(sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER)) == 2
+
+
+def test_an_interrupted_cell_can_be_run_again(store: Store) -> None:
+    runs = [make_run(0), make_run(1, "interrupted_once"), make_run(2)]
+    with pytest.raises(KeyboardInterrupt) as kept:  # noqa: F841  (a notebook keeps it, and what it refers to)
+        sweep(runs, store=store, trainer=TRAINER)
+    assert stored_runs(store) == {0}
+    other = store.claim(runs[1])
+    assert other is not None, "the claim would be awaited for ever"
+    other.release()
+    assert [result.run for result in sweep(runs, store=store, trainer=TRAINER)] == runs
+    assert Counter(call["digest"] for call in calls(store.folder)) == dict(
+        zip((run.digest for run in runs), (1, 2, 1), strict=True)
+    )
+
+
+def test_a_worker_that_dies_once_costs_a_retry(store: Store, capfd: pytest.CaptureFixture) -> None:
+    runs = [make_run(0, "dies_once"), *(make_run(seed, seconds=0.05) for seed in range(1, 5))]
+    results = sweep(runs, store=store, workers=2, trainer=TRAINER)
+    assert [result.run for result in results] == runs
+    trained = Counter(call["digest"] for call in calls(store.folder))
+    assert trained == {run.digest: 2 if run is runs[0] else 1 for run in runs}, "the neighbour's run goes on"
+    assert f"a worker died; its run is tried again: {runs[0]}" in capfd.readouterr().err
+    assert claim_files(store) == []
+
+
+def test_a_run_whose_worker_always_dies_is_given_up(store: Store) -> None:
+    runs = [make_run(0, "dies"), *(make_run(seed, seconds=0.05) for seed in range(1, 4))]
+    with pytest.raises(TrainingFailed, match="dies.*worker died 3 times") as failure:
+        sweep(runs, store=store, workers=2, trainer=TRAINER)
+    assert len(str(failure.value).splitlines()) == 1
+    assert Counter(call["digest"] for call in calls(store.folder))[runs[0].digest] == 3
+    assert stored_runs(store) == {1, 2, 3}
+
+
+def test_a_worker_that_died_between_sweeps_is_replaced(store: Store) -> None:
+    sweep([make_run(seed, seconds=0.05) for seed in range(4)], store=store, workers=2, trainer=TRAINER)
+    workers = {call["pid"] for call in calls(store.folder)}
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    sweep([make_run(seed, seconds=0.05) for seed in range(8)], store=store, workers=2, trainer=TRAINER)
+    assert stored_runs(store) == set(range(8))
+    assert not workers & {call["pid"] for call in calls(store.folder)[4:]}
+
+
+def test_workers_are_used_again(store: Store) -> None:
+    for sweeps in (1, 2):
+        runs = [make_run(10 * sweeps + seed, seconds=0.05) for seed in range(4)]
+        sweep(runs, store=store, workers=2, trainer=TRAINER)
+    assert len({call["pid"] for call in calls(store.folder)}) == 2
+
+
+def test_a_worker_ends_when_it_is_told_to_whatever_it_does(store: Store) -> None:
+    store.folder.mkdir()
+    worker = workers_module.WorkerProcess()
+    worker.submit(workers_module.call_trainer, TRAINER, make_run(0, seconds=60.0), "cpu", store.checkpoint(make_run(0)))
+    while not calls(store.folder):
+        time.sleep(0.01)
+    process = psutil.Process(calls(store.folder)[0]["pid"])
+    started = time.monotonic()
+    worker.shutdown()
+    process.wait(timeout=2)
+    assert time.monotonic() - started < 2
+
+
+def test_any_executor_will_do(store: Store) -> None:
+    runs = [make_run(seed, seconds=0.05) for seed in range(8)]
+    with ThreadPoolExecutor(8) as executor:
+        started = time.monotonic()
+        results = sweep(runs, store=store, executor=executor, trainer=TRAINER)
+        assert time.monotonic() - started < 8 * 0.05, "all at once"
+    assert [result.run for result in results] == runs
+    assert claim_files(store) == []
+
+
+def test_an_executor_is_sent_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "IN_FLIGHT", 3)
+    claimed = []
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, *args: object) -> Future:
+            claimed.append(len(claim_files(store)))
+            return super().submit(*args)
+
+    with Watched(2) as executor:
+        assert len(sweep([make_run(seed) for seed in range(10)], store=store, executor=executor, trainer=TRAINER)) == 10
+    assert max(claimed) == 3
+
+
+def test_an_executor_that_refuses_leaves_nothing_claimed(store: Store) -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        sweep([make_run(0), make_run(1)], store=store, executor=executor, trainer=TRAINER)
+    assert store.claim(make_run(0)) and store.claim(make_run(1))
+
+
+def test_a_long_sweep_needs_a_yes(store: Store) -> None:
+    store.put(result_of(make_run(0), wall_seconds=3 * 3600.0))
+    with pytest.raises(SweepTooLong, match=r"Table I: 1 of 2 runs .* about 3\.0 h.*yes = True"):
+        sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER, title="Table I")
+    assert calls(store.folder) == []
+    assert len(sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER, yes=True)) == 2
+
+
+def test_workers_shorten_a_long_sweep(store: Store) -> None:
+    store.put(result_of(make_run(0), wall_seconds=3600.0))
+    runs = [make_run(seed) for seed in range(4)]
+    with pytest.raises(SweepTooLong, match="about 3.0 h"):
+        sweep(runs, store=store, trainer=TRAINER)
+    assert len(sweep(runs, store=store, workers=2, trainer=TRAINER)) == 4
+
+
+def test_the_estimate_is_the_median_of_comparable_runs(store: Store) -> None:
+    assert estimate([make_run(0)], store, "cpu") != estimate([make_run(0)], store, "cpu"), "NaN: nothing is known"
+    for seed, seconds in enumerate((10.0, 20.0, 90.0)):
+        store.put(result_of(make_run(seed), wall_seconds=seconds))
+    store.put(result_of(make_run(0, "slow"), wall_seconds=100.0))
+    assert estimate([make_run(9)], store, "cpu") == 20
+    assert estimate([make_run(8), make_run(9, "slow")], store, "cpu") == 120
+    assert estimate([make_run(9, "slow"), make_run(9, "unknown")], store, "cpu") == 200
+
+
+def test_durations_in_words() -> None:
+    assert [duration(s) for s in (0, 99, 100, 5999, 7200, float("nan"))] == [
+        "0 s", "99 s", "2 min", "100 min", "2.0 h", "time unknown",
+    ]  # fmt: skip
+
+
+def test_what_another_sweep_holds_is_awaited(store: Store, capfd: pytest.CaptureFixture) -> None:
+    claim = store.claim(make_run(0))
+
+    def other_sweep() -> None:
+        time.sleep(0.3)
+        store.put(result_of(make_run(0)))
+        store.release(claim)
+
+    thread = threading.Thread(target=other_sweep)
+    thread.start()
+    results = sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER)
+    thread.join()
+    assert [result.run.seed for result in results] == [0, 1]
+    assert [call["digest"] for call in calls(store.folder)] == [make_run(1).digest]
+    assert "waiting for 1 runs that another sweep is training" in capfd.readouterr().err
+
+
+def test_killed_drivers_lose_nothing_and_leave_no_worker(store: Store, drivers: Drivers) -> None:
+    count, seconds = 24, 0.03
+    for _ in range(5):
+        done = len(calls(store.folder))
+        driver = drivers.start(count, seconds, workers=2)
+        drivers.wait_for_calls(min(count, done + random.randrange(1, 6)))
+        time.sleep(random.uniform(0, 0.05))
+        before = stored_runs(store)
+        driver.kill()
+        drivers.assert_none_left(2)
+        assert before <= stored_runs(store)
+    last = drivers.start(count, seconds, workers=2)
+    output, errors = last.communicate(timeout=30)
+    assert last.returncode == 0, errors
+    assert output.split() == [make_run(seed, seconds=seconds).digest for seed in range(count)]
+    assert stored_runs(store) == set(range(count))
+    assert not any(call["stored"] for call in calls(store.folder)), "nothing stored was trained again"
+    assert len(calls(store.folder)) <= count + 5 * 2, "a kill costs what was in flight"
+    assert claim_files(store) == []
+    drivers.assert_none_left(2)
+
+
+def test_a_driver_killed_while_its_workers_start_leaves_none(store: Store, drivers: Drivers) -> None:
+    driver = drivers.start(4, 60.0, workers=2)
+    while len(drivers.alive()) < 2 and driver.poll() is None:
+        time.sleep(0.005)
+    driver.kill()
+    drivers.assert_none_left(3)
+
+
+def test_two_sweeps_at_once_do_each_run_once(store: Store, drivers: Drivers) -> None:
+    count, seconds = 16, 0.04
+    pair = [drivers.start(count, seconds, workers=2) for _ in range(2)]
+    outputs = [driver.communicate(timeout=30) for driver in pair]
+    expected = [make_run(seed, seconds=seconds).digest for seed in range(count)]
+    for output, errors in outputs:
+        assert output.split() == expected, errors
+    assert Counter(call["digest"] for call in calls(store.folder)) == dict.fromkeys(expected, 1)
+    assert claim_files(store) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_keeps_what_is_stored_and_ends_at_once(store: Store, drivers: Drivers, workers: int) -> None:
+    runs = [make_run(seed, seconds=60.0) for seed in range(4)]
+    store.put(result_of(runs[0]))
+    driver = drivers.start(4, 60.0, workers=workers)
+    drivers.wait_for_calls(workers)
+    os.killpg(driver.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, errors = driver.communicate(timeout=10)
+    assert time.monotonic() - started < 3
+    assert driver.returncode not in (0, None) and "KeyboardInterrupt" in errors
+    drivers.assert_none_left(2)
+    assert stored_runs(store) == {0}

@@ -1,0 +1,564 @@
+import copy
+import hashlib
+import io
+import math
+import multiprocessing
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from deepnets_utils import data
+from deepnets_utils.models import MODELS, build_model, model, register_model
+from deepnets_utils.randomness import derived_seed, generator
+from deepnets_utils.runs import Result, Run, canonical
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import DigitPairs, Split, build_task, task
+from deepnets_utils.training import Clock, make_optimizer, numerics, train, train_epoch, train_network
+
+DIGITS = "digits_28"
+
+
+def make_run(name: str = "LeNet5", auxiliary: float = 1.0, options: dict | None = None, **fields: object) -> Run:
+    """60 pairs in 3 batches, dropout and batch norm in the network."""
+    options = {"dropout": 0.25} if options is None else options
+    spec = task("digit_pairs", auxiliary=auxiliary, train_size=60, test_size=50)
+    defaults = {"task": spec, "learning_rate": 5e-3, "epochs": 4, "batch_size": 20, "seed": 3}
+    return Run(dataset=DIGITS, model=model(name, **options), **defaults | fields)
+
+
+def numbers(result: Result) -> str:
+    """What must be the same bits: everything but where and when it was made."""
+    record = result.to_json()
+    return canonical([record[key] for key in ("run", "status", "diverged_at_step", "metrics", "history")])
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Callable[[Run], str]:
+    """The numbers of a run that nothing disturbs; each is trained once."""
+    known: dict[Run, str] = {}
+
+    def get(run: Run) -> str:
+        if run not in known:
+            known[run] = numbers(train(run))
+        return known[run]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.BaseContext:
+    """New processes without the seconds that the imports take: they fork from one that has done them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deepnets_utils.training", "sklearn.datasets", "torch._dynamo"])
+    return context
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(epoch: int) -> Callable:
+    def on_epoch(number: int, history: dict) -> None:
+        if number == epoch:
+            raise Interrupted
+
+    return on_epoch
+
+
+# -- the same bits --------------------------------------------------------------------------------
+
+
+def test_repeats_are_bit_identical_in_any_order(undisturbed: Callable) -> None:
+    runs = [make_run(), make_run("ResNet", options={}), make_run(seed=4), make_run(shuffle="once")]
+    first = [undisturbed(run) for run in runs]
+    torch.manual_seed(random.randrange(2**31))
+    assert [numbers(train(run)) for run in reversed(runs)] == first[::-1]
+    assert len(set(first)) == len(runs)
+
+
+def test_other_processes_give_the_same_bits(
+    store: Store, undisturbed: Callable, processes: multiprocessing.context.BaseContext
+) -> None:
+    runs = [make_run(), make_run(seed=4), make_run(shuffle="once")]
+    with ProcessPoolExecutor(2, mp_context=processes) as executor:
+        results = sweep(runs, store=store, executor=executor)
+    assert [numbers(result) for result in results] == [undisturbed(run) for run in runs]
+    assert [numbers(store.get(run)) for run in runs] == [undisturbed(run) for run in runs], "and from the store"
+
+
+def test_threads_of_the_caller_do_not_matter(undisturbed: Callable) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert numbers(train(make_run())) == undisturbed(make_run())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_callers_torch_is_left_as_it_was(interrupted: bool) -> None:
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    tiny = torch.tensor(1e-40)
+    if interrupted:
+        with pytest.raises(Interrupted):
+            train(make_run(), on_epoch=interrupt_at(1))
+    else:
+        train(make_run())
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+    assert (tiny * 1).item() > 0, "denormal numbers are numbers again"
+
+
+def test_numerics() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with numerics():
+            assert torch.get_num_threads() == 1
+            assert (torch.tensor(1e-40) * 1).item() == 0
+            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_purposes_have_their_own_numbers() -> None:
+    seeds = {derived_seed(purpose, seed) for purpose in ("weights", "order", "dropout", "split") for seed in range(50)}
+    assert len(seeds) == 200 and all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed("weights", 1) == int(hashlib.sha256(b"weights:1").hexdigest()[:16], 16) // 2
+
+
+# -- what the loop computes -----------------------------------------------------------------------
+
+
+def textbook(run: Run, network: nn.Module, split: Split) -> list[float]:
+    """The loss of each step, from the shortest loop that does what the Run says (digit pairs, Adam)."""
+    optimizer = Adam(network.parameters(), lr=run.learning_rate, weight_decay=run.weight_decay, foreach=False)
+    draw, cross_entropy, losses = generator("order", run.seed), nn.CrossEntropyLoss(), []
+    for _ in range(run.epochs):
+        for batch in torch.randperm(len(split), generator=draw).split(run.batch_size):
+            outputs, targets = network(split.inputs[batch]), split.targets[batch]
+            loss = cross_entropy(outputs.comparison, targets[:, 0])
+            loss = loss + sum(cross_entropy(outputs.digits[:, digit], targets[:, 1 + digit]) for digit in (0, 1))
+            loss = loss + run.l1 * sum(parameter.abs().sum() for parameter in network.parameters())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", ["Net", "LeNet5", "LeNet5_FullyConv", "ResNet"])
+def test_an_epoch_is_the_textbook_one(name: str) -> None:
+    # In float64, for in float32 batch norm makes large differences of rounding errors.
+    run = make_run(name, options={}, weight_decay=1e-3, l1=1e-4, epochs=2, batch_size=25, learning_rate=1e-3)
+    split = build_task(run.task).splits(data.load(DIGITS), run.data_seed)["train"]
+    split = Split(split.inputs.double(), split.targets)
+    plain = build_model(run.model).double()
+    fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    optimizer, draw = make_optimizer(run, fast), generator("order", run.seed)
+    with numerics():
+        losses = [
+            train_epoch(run, build_task(run.task), fast, optimizer, split, torch.randperm(60, generator=draw))
+            for _ in range(run.epochs)
+        ]
+    assert torch.cat(losses).tolist() == pytest.approx(textbook(run, plain, split), rel=1e-6)
+
+
+def test_a_run_is_the_textbook_one() -> None:
+    run = make_run(options={"batch_norm": False}, weight_decay=1e-3, l1=1e-4, epochs=3, batch_size=25)
+    result = train(run)
+    splits = build_task(run.task).splits(data.load(DIGITS), run.data_seed)
+    torch.manual_seed(derived_seed("weights", run.seed))
+    network = build_model(run.model)
+    losses = torch.tensor(textbook(run, network, splits["train"])).view(3, 3).mean(1)
+    assert result.history["train_loss"] == pytest.approx(losses.tolist(), rel=1e-4)
+    with torch.no_grad():
+        wrong = network.eval()(splits["test"].inputs).comparison.argmax(1) != splits["test"].targets[:, 0]
+    assert result.metrics["test_error"] == pytest.approx(100 * wrong.double().mean().item())
+
+
+class LeastSquares:
+    """A task for tests: one linear layer, mean squared error, and a list of the batches that were seen."""
+
+    def __init__(self, break_at: int | None = None) -> None:
+        self.batches: list[Tensor] = []
+        self.break_at = break_at
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.batches.append(targets.detach().clone())
+        loss = (outputs.squeeze(1) - targets).square().mean()
+        return loss * math.nan if len(self.batches) - 1 == self.break_at else loss
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict:
+        return {"mse": (outputs.squeeze(1) - targets).square().mean().item()}
+
+
+def line(number: int = 10) -> Split:
+    return Split(torch.arange(number, dtype=torch.float32)[:, None] / number, torch.arange(number, dtype=torch.float32))
+
+
+def test_one_step_of_sgd_with_both_penalties() -> None:
+    run = make_run(optimizer="sgd", learning_rate=0.1, weight_decay=0.3, l1=0.2, batch_size=10)
+    network = nn.Linear(1, 1)
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+        network.bias.fill_(-1.0)
+    split = line()
+    losses = train_epoch(run, LeastSquares(), network, make_optimizer(run, network), split, torch.arange(10))
+    x, y = split.inputs[:, 0].double(), split.targets.double()
+    error = 2 * x - 1 - y
+    assert losses.tolist() == pytest.approx([(error.square().mean() + 0.2 * (2 + 1)).item()])
+    weight = 2 - 0.1 * (2 * (error * x).mean().item() + 0.3 * 2 + 0.2)
+    bias = -1 - 0.1 * (2 * error.mean().item() + 0.3 * -1 - 0.2)
+    assert network.weight.item() == pytest.approx(weight, rel=1e-5)
+    assert network.bias.item() == pytest.approx(bias, rel=1e-5)
+
+
+def test_an_epoch_sees_every_example_once_and_the_rest_in_a_smaller_batch() -> None:
+    run, seen = make_run(batch_size=4), LeastSquares()
+    network = nn.Linear(1, 1)
+    losses = train_epoch(run, seen, network, make_optimizer(run, network), line(), torch.arange(9, -1, -1))
+    assert [len(batch) for batch in seen.batches] == [4, 4, 2] and losses.shape == (3,)
+    assert torch.cat(seen.batches).tolist() == list(range(9, -1, -1))
+
+
+@pytest.fixture
+def linear_model(monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("_factories", "_versions"):
+        monkeypatch.setattr(MODELS, name, dict(getattr(MODELS, name)))
+
+    @register_model()
+    def one_layer() -> nn.Module:
+        return nn.Linear(1, 1)
+
+    return "one_layer"
+
+
+def batches_per_epoch(linear_model: str, shuffle: str) -> list[list[float]]:
+    run = make_run(linear_model, options={}, shuffle=shuffle, epochs=3, batch_size=4)
+    seen = LeastSquares()
+    with numerics():
+        train_network(run, seen, {"train": line(), "test": line()}, "cpu", Clock(), None, 1e9, None)
+    order = torch.cat(seen.batches).tolist()
+    return [order[start : start + 10] for start in (0, 10, 20)]
+
+
+def test_shuffled_once_or_every_epoch(linear_model: str) -> None:
+    once, every = batches_per_epoch(linear_model, "once"), batches_per_epoch(linear_model, "every_epoch")
+    assert once[0] == once[1] == once[2]
+    assert every[0] == once[0], "runs that differ in the shuffle alone start with the same batches"
+    assert len({tuple(epoch) for epoch in every}) == 3
+    assert all(sorted(epoch) == list(range(10)) for epoch in every)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 7])
+def test_a_loss_that_is_not_finite_ends_the_run(linear_model: str, step: int) -> None:
+    run = make_run(linear_model, options={}, epochs=5, batch_size=4)
+    with numerics():
+        outcome = train_network(
+            run, LeastSquares(step), {"train": line(), "test": line()}, "cpu", Clock(), None, 1e9, None
+        )
+    assert outcome["status"] == "diverged" and outcome["diverged_at_step"] == step
+    assert len(outcome["history"].get("train_loss", [])) == step // 3, "whole epochs before it"
+
+
+def test_a_learning_rate_that_is_far_too_high(store: Store) -> None:
+    run = make_run("Net", options={}, learning_rate=1e30)
+    result = train(run)
+    assert (result.status, result.diverged_at_step) == ("diverged", 1), "the first loss is that of the initial weights"
+    store.put(result)
+    assert numbers(store.get(run)) == numbers(result)
+
+
+def test_a_diverged_run_leaves_no_checkpoint_in_the_store(store: Store) -> None:
+    run = make_run("Net", options={}, learning_rate=1e30)
+    store.put(train(run, checkpoint=store.checkpoint(run), checkpoint_seconds=0))
+    assert not store.checkpoint(run).exists()
+
+
+def test_on_epoch_sees_the_history_grow() -> None:
+    seen = []
+    result = train(make_run(), on_epoch=lambda epoch, history: seen.append((epoch, list(history["train_loss"]))))
+    losses = result.history["train_loss"]
+    assert seen == [(epoch, losses[:epoch]) for epoch in (1, 2, 3, 4)]
+
+
+def test_losses_fall() -> None:
+    losses = train(make_run(options={}, epochs=15)).history["train_loss"]
+    assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight_decay": 0.1},
+        {"l1": 1e-3},
+        {"optimizer": "sgd"},
+        {"auxiliary": 0.0},
+        {"seed": 9},
+        {"data_seed": 9},
+        {"batch_size": 30},
+    ],
+    ids=str,
+)
+def test_what_changes_the_numbers(undisturbed: Callable, change: dict) -> None:
+    assert train(make_run(**change)).history != train(make_run()).history
+
+
+def test_batch_norm_in_evaluation_mode_and_in_training_mode() -> None:
+    results = [train(make_run("Net", options={}, evaluation_mode=mode)) for mode in ("eval", "train")]
+    assert results[0].history == results[1].history, "the mode is one of testing"
+    assert results[0].metrics != results[1].metrics
+
+
+def test_training_mode_tests_in_batches_with_their_own_statistics() -> None:
+    run = make_run("Net", options={}, evaluation_mode="train", task=task("digit_pairs", train_size=60, test_size=40))
+    splits = build_task(run.task).splits(data.load(DIGITS), 0)
+    networks = []
+
+    class Recorded(DigitPairs):
+        def metrics(self, outputs, targets):
+            networks.append(outputs.comparison)
+            return super().metrics(outputs, targets)
+
+    recorded = Recorded(train_size=60, test_size=40)
+    with numerics():
+        train_network(run, recorded, splits, "cpu", Clock(), None, 1e9, None)
+        reordered = Split(splits["test"].inputs.flip(0), splits["test"].targets.flip(0))
+        train_network(run, recorded, splits | {"test": reordered}, "cpu", Clock(), None, 1e9, None)
+    same_batches = networks[1].flip(0)
+    torch.testing.assert_close(networks[0], same_batches, rtol=1e-3, atol=1e-3)
+    with numerics():
+        shifted = Split(splits["test"].inputs.roll(7, 0), splits["test"].targets.roll(7, 0))
+        train_network(run, recorded, splits | {"test": shifted}, "cpu", Clock(), None, 1e9, None)
+    assert not torch.allclose(networks[0], networks[2].roll(-7, 0), rtol=1e-3, atol=1e-3)
+
+
+def test_raw_test_inputs_change_the_test_alone() -> None:
+    spec = {"auxiliary": 1.0, "train_size": 60, "test_size": 50}
+    results = [train(make_run(task=task("digit_pairs", test_inputs=kind, **spec))) for kind in ("standardised", "raw")]
+    assert results[0].history == results[1].history
+    assert results[0].metrics["test_digit_error"] != results[1].metrics["test_digit_error"]
+
+
+def test_a_task_and_a_model_that_do_not_go_together() -> None:
+    run = Run(dataset=DIGITS, task=task("pixel_statistic"), model=model("constant"))
+    with pytest.raises(ValueError, match="do not fit into 1397"):
+        train(run)
+
+
+def test_provenance() -> None:
+    result = train(make_run(epochs=1))
+    assert result.status == "finished" and result.diverged_at_step is None
+    assert result.provenance["data_fingerprint"] == data.CANONICAL[DIGITS]
+    assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
+    assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
+    assert result.provenance["threads"] == 1 and result.provenance["device"]
+
+
+# -- checkpoints ----------------------------------------------------------------------------------
+
+
+def interrupted_run(run: Run, path: Path, epoch: int) -> None:
+    """Train until the end of `epoch`, at which the checkpoint of the epoch before it is there."""
+    with pytest.raises(Interrupted):
+        train(run, checkpoint=path, checkpoint_seconds=0, on_epoch=interrupt_at(epoch))
+
+
+def resume(run: Run, path: Path) -> tuple[str, list[int]]:
+    """Return the numbers and the epochs that were trained."""
+    epochs: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(run, checkpoint=path, on_epoch=lambda epoch, history: epochs.append(epoch))
+    return numbers(result), epochs
+
+
+@pytest.mark.parametrize("shuffle", ["every_epoch", "once"])
+@pytest.mark.parametrize("fields", [{}, {"evaluation_mode": "train"}, {"optimizer": "sgd"}], ids=str)
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, undisturbed: Callable, shuffle: str, fields: dict, epoch: int
+) -> None:
+    run = make_run(shuffle=shuffle, **fields)
+    interrupted_run(run, tmp_path / "run.pt", epoch)
+    assert resume(run, tmp_path / "run.pt") == (undisturbed(run), list(range(epoch, 5)))
+
+
+def test_a_run_may_be_interrupted_every_epoch(tmp_path: Path, undisturbed: Callable) -> None:
+    run = make_run("LeNet5_FullyConv", options={})
+    for epoch in (2, 3, 4):
+        interrupted_run(run, tmp_path / "run.pt", epoch)
+    assert resume(run, tmp_path / "run.pt") == (undisturbed(run), [4])
+
+
+def test_a_run_interrupted_in_its_last_test_trains_no_epoch_again(tmp_path: Path, undisturbed: Callable) -> None:
+    run = make_run()
+    train(run, checkpoint=tmp_path / "run.pt", checkpoint_seconds=0)
+    assert resume(run, tmp_path / "run.pt") == (undisturbed(run), [])
+
+
+def test_checkpoints_are_written_after_their_seconds_only(tmp_path: Path) -> None:
+    train(make_run(), checkpoint=tmp_path / "run.pt", checkpoint_seconds=3600)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seconds_of_earlier_attempts_count(tmp_path: Path) -> None:
+    run, path = make_run(epochs=2), tmp_path / "run.pt"
+
+    def slow(epoch: int, history: dict) -> None:
+        time.sleep(0.3)
+        if epoch == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(run, checkpoint=path, checkpoint_seconds=0, on_epoch=slow)
+    assert train(run, checkpoint=path).provenance["wall_seconds"] > 0.3
+
+
+@pytest.mark.parametrize("shuffle", ["every_epoch", "once"])
+def test_kill_9_at_random_moments(
+    tmp_path: Path, undisturbed: Callable, processes: multiprocessing.context.BaseContext, shuffle: str
+) -> None:
+    run, path = make_run(epochs=25, shuffle=shuffle), tmp_path / "run.pt"
+    for _ in range(4):
+        arguments = {"checkpoint": path, "checkpoint_seconds": 0}
+        process = processes.Process(target=train, args=(run,), kwargs=arguments)
+        process.start()
+        end, before = time.monotonic() + 30, path.stat().st_mtime_ns if path.exists() else 0
+        while process.is_alive() and (not path.exists() or path.stat().st_mtime_ns == before):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.06))
+        process.kill()
+        process.join()
+        assert path.exists(), "the first checkpoint was written, and then the process was killed"
+    bits, epochs = resume(run, path)
+    assert bits == undisturbed(run)
+    assert len(epochs) < 22, "it went on from where it was"
+
+
+def with_checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return with_checksum(file.getvalue())
+
+
+def flip(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+
+
+def damaged(kind: str, content: bytes, folder: Path) -> bytes:
+    state = torch.load(io.BytesIO(content[32:]), weights_only=True)
+    weight = next(iter(state["network"]))
+    match kind:
+        case "empty":
+            return b""
+        case "half":
+            return content[: len(content) // 2]
+        case "last_byte_missing":
+            return content[:-1]
+        case "flipped_in_the_weights":
+            return flip(content, content.index(state["network"][weight].numpy().tobytes()) + 5)
+        case "flipped_at_random":
+            return flip(content, random.randrange(len(content)))
+        case "another_run":
+            return saved(state | {"digest": "0" * 16})
+        case "no_optimizer":
+            return saved({key: value for key, value in state.items() if key != "optimizer"})
+        case "no_generator":
+            return saved({key: value for key, value in state.items() if key != "order_generator"})
+        case "another_network":
+            del state["network"][weight]
+            return saved(state)
+        case "another_optimizer":
+            state["optimizer"]["param_groups"][0]["params"].pop()
+            return saved(state)
+        case "payload":
+            return saved(state | {"history": Payload(folder / "executed")})
+        case "foreign":
+            return with_checksum(b"not a checkpoint")
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "half", "last_byte_missing", "flipped_in_the_weights", "flipped_at_random", "another_run", "no_optimizer"]
+    + ["no_generator", "another_network", "another_optimizer", "payload", "foreign"],
+)
+def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, undisturbed: Callable, kind: str) -> None:
+    run, path = make_run(), tmp_path / "run.pt"
+    interrupted_run(run, path, 3)
+    content = damaged(kind, path.read_bytes(), tmp_path)
+    path.write_bytes(content)
+    epochs = []
+    with pytest.warns(UserWarning, match=r"(?s)checkpoint run.pt is not used: .*moved to .*run.pt.damaged-1"):
+        result = train(run, checkpoint=path, on_epoch=lambda epoch, history: epochs.append(epoch))
+    assert numbers(result) == undisturbed(run) and epochs == [1, 2, 3, 4], "as if there had been none"
+    assert (tmp_path / "run.pt.damaged-1").read_bytes() == content
+    assert not (tmp_path / "executed").exists()
+
+
+# -- estimators -----------------------------------------------------------------------------------
+
+
+def statistic_run(target: str, name: str, **options: object) -> Run:
+    spec = task("pixel_statistic", statistic=target, validation_size=200)
+    return Run(dataset=DIGITS, task=spec, model=model(name, **options))
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median", "std"])
+@pytest.mark.parametrize("fit_on", ["train", "test"])
+def test_constant_predictors(statistic: str, fit_on: str) -> None:
+    splits = build_task(task("pixel_statistic", statistic=statistic, validation_size=200)).splits(data.load(DIGITS), 0)
+    targets = splits["test"].targets.double().numpy()
+    seen = splits[fit_on].targets.double().numpy()
+    for constant, value in (("zero", 0.0), ("mean", np.mean(seen)), ("median", np.median(seen))):
+        metrics = train(statistic_run(statistic, "constant", statistic=constant, fit_on=fit_on)).metrics
+        assert metrics["test_mse"] == pytest.approx(np.mean((targets - value) ** 2), rel=1e-12)
+        if constant == "mean" and fit_on == "test":
+            assert metrics["test_mse"] == pytest.approx(targets.var(), rel=1e-12)
+        sizes = {f"{split}_size": len(content) for split, content in splits.items()}
+        assert {key: metrics[key] for key in sizes} == sizes
+
+
+def test_linear_regression_solves_the_mean() -> None:
+    assert train(statistic_run("mean", "linear_regression")).metrics["test_mse"] < 1e-8
+    assert train(statistic_run("std", "linear_regression")).metrics["test_mse"] > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("nearest_neighbours", {"neighbours": 3}), ("gradient_boosting", {"trees": 3})]
+)
+def test_other_estimators_beat_the_constant_and_repeat(name: str, options: dict) -> None:
+    run = statistic_run("std", name, **options)
+    result = train(run)
+    assert result.metrics["test_mse"] < train(statistic_run("std", "constant")).metrics["test_mse"]
+    assert numbers(train(run)) == numbers(result)
+    assert result.provenance["path"] == "estimator" and result.history == {}
