@@ -78,8 +78,7 @@ def report(
 
     What is missing is trained first. Without --profile: quick, then paper from what is stored, without training.
     """
-    options = {"profile": profile, "device": device, "workers": workers, "train": train, "data": data}
-    options |= {"yes": yes or None}
+    options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = [f"{name}={value}" for name, value in options.items() if value is not None] + (settings or [])
     named = any(text.startswith("profile=") for text in given)
     profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]

@@ -23,6 +23,7 @@ from deepnets_utils.progress import duration
 TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
 RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
+SHORT = 24  # characters of a row's label
 WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 
@@ -116,13 +117,19 @@ def printable(notebook: NotebookNode) -> NotebookNode:
 
 
 def align(text: str) -> str:
-    """Return HTML with class "text" on the cells of pandas' tables that hold words: only numbers stand to the right."""
+    """Return HTML with classes on the cells of pandas' tables: "text" where a column holds words, "short" for labels.
+
+    Only numbers stand to the right, and what is short stays on one line.
+    """
     if 'class="dataframe"' not in text:
         return text
     page = BeautifulSoup(text, "html.parser")
     for table in page.select("table.dataframe"):
         rows = [row.find_all("td") for row in table.select("tbody tr")]
         worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
+        for label in table.select("tbody th"):
+            if len(label.get_text()) <= SHORT:
+                label["class"] = "short"
         headings = [row.find_all("th") for row in table.select("thead tr")]
         for heading in headings:
             index, above = heading[: -len(worded) or None], heading[-len(worded) :]
@@ -188,7 +195,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "duration": duration,
         "href": quote,
-        "literal": lambda value: ", ".join(map(str, value)) if isinstance(value, list) else str(value) or '""',
+        "literal": lambda value: (
+            ", ".join(map(str, value)) if isinstance(value, list) and value else str(value) or '""'
+        ),
         "minute": lambda time: time[:16].replace("T", " "),
         "number": lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value,
     }

@@ -1,11 +1,12 @@
 """Reports: notebooks executed by papermill, shown as HTML, with an index; a page is there only when all went well.
 
 reports/<profile>/ holds, for each study: what `study.finish()` wrote (<study>.json, tables/, <study>.runs.jsonl), the
-executed notebook and its page, and <study>.report.json, which says how the executions went.
+executed notebook and its page, and .<study>.report.json, which says how the executions went.
 """
 
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -97,7 +98,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         finally:
             partial.unlink(missing_ok=True)
         note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
-        record = folder / f"{study}.report.json"
+        record = folder / f".{study}.report.json"
         if error:
             report = {"page": _read_json(record).get("page"), "failure": {"error": error, **note}}
         else:
@@ -118,22 +119,22 @@ def write_indexes(folder: Path) -> None:
         if linked != page:
             _write(folder / f"{study}.html", linked)
     _write(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
-    profiles = {path.parent for path in folder.parent.glob("*/*.report.json")}
+    profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
     _write(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
 
 def study_row(folder: Path, study: str) -> dict[str, Any]:
     """Return what the index says of a study in reports/<profile>: all from the files in that folder.
 
-    status: "ok", "failed", "older page" (the notebook wrote newer numbers since, by hand) or "not run". page
-    and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
+    status: "ok", "failed", "not run", or where the notebook wrote its numbers without a report: "no page", "older
+    page". page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
-    report, summary = _read_json(folder / f"{study}.report.json"), _read_json(folder / f"{study}.json")
+    report, summary = _read_json(folder / f".{study}.report.json"), _read_json(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
     if report.get("failure"):
         status = "failed"
     elif not page:
-        status = "not run"
+        status = "no page" if summary else "not run"
     else:
         status = "ok" if summary.get("token") == page["token"] else "older page"
     title = summary.get("title") or read_title(notebook_path(study))
@@ -198,6 +199,10 @@ def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str
                 )
         except PapermillExecutionError as error:
             text = f"{error.ename}: {error.evalue}"
+        except KeyboardInterrupt:
+            # The cell's task ends with the kernel, and nobody is left to ask for its error.
+            logging.getLogger("asyncio").disabled = True
+            raise
         except DeadKernelError:
             text = "the kernel died: the system ended it (out of memory?), or a library crashed"
         except Exception as error:

@@ -118,7 +118,7 @@ def good(tmp_path_factory: pytest.TempPathFactory):
 def test_a_good_notebook_gives_a_page_a_notebook_and_an_index(good, capsys) -> None:
     assert good.error == "" and good.seconds > 0
     names = {path.name for path in good.folder.iterdir()}
-    assert names >= {"01_good.html", "01_good.ipynb", "01_good.json", "01_good.report.json", "index.html", "tables"}
+    assert names >= {"01_good.html", "01_good.ipynb", "01_good.json", ".01_good.report.json", "index.html", "tables"}
     assert not [name for name in names if "partial" in name or "failed" in name]
     assert "DEEPNETS_REPORT_TOKEN" not in os.environ and os.environ["DEEPNETS_OUTPUT"] == "."
 
@@ -180,7 +180,7 @@ def older_page(folder: Path, study: str) -> None:
     folder.mkdir(parents=True)
     (folder / f"{study}.html").write_text("<!--nav--><!--/nav--> an older page")
     page = {"token": "t", "seconds": 1.0, "at": "2024-05-06T07:08:09+00:00"}
-    (folder / f"{study}.report.json").write_text(json.dumps({"page": page, "failure": None}))
+    (folder / f".{study}.report.json").write_text(json.dumps({"page": page, "failure": None}))
     (folder / f"{study}.json").write_text(json.dumps(SUMMARY | {"token": "t", "study": study, "device": "cpu"}))
 
 
@@ -211,6 +211,8 @@ def test_numbers_written_by_hand_make_the_page_an_older_one(project: Path) -> No
     (folder / "01_good.json").write_text(json.dumps(SUMMARY | {"token": ""}))
     assert reports.study_row(folder, "01_good")["status"] == "older page"
     (folder / "01_good.html").unlink()
+    assert reports.study_row(folder, "01_good")["status"] == "no page"
+    (folder / "01_good.json").unlink()
     assert reports.study_row(folder, "01_good")["status"] == "not run"
 
 
@@ -235,7 +237,8 @@ def test_pages_are_linked_with_their_neighbours(project: Path) -> None:
         write_notebook(study, [f"# {study}"])
     folder = project / "reports" / "quick"
     older_page(folder, "01_a")
-    for name in ("html", "report.json", "json"):
+    shutil.copy(folder / ".01_a.report.json", folder / ".03_c.report.json")
+    for name in ("html", "json"):
         shutil.copy(folder / f"01_a.{name}", folder / f"03_c.{name}")
     reports.write_indexes(folder)
     assert 'class="next" href="03_c.html"' in (folder / "01_a.html").read_text()
@@ -260,6 +263,7 @@ def test_in_tables_words_stand_to_the_left_and_numbers_to_the_right() -> None:
     shown = BeautifulSoup(html.align(frame.to_html()), "html.parser")
     assert [cell.get_text() for cell in shown.select("td.text")] == ["agrees", ""]
     assert [cell.get_text() for cell in shown.select("th.text")] == ["", "verdict", "row", ""]
+    assert [cell.get_text() for cell in shown.select("th.short")] == ["a", "b"]
     assert html.align("<table><td>word</td></table>") == "<table><td>word</td></table>"
     wide = pd.DataFrame([[1, "word"]], columns=pd.MultiIndex.from_tuples([("top", "a"), ("top", "b")]))
     assert BeautifulSoup(html.align(wide.to_html()), "html.parser").select("td.text")[0].get_text() == "word"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from fake_trainer import make_run, result_of
 
-from deepnets_utils import data, datasets
 from deepnets_utils.files import move_aside, write_whole
 from deepnets_utils.runs import Result, Run, canonical, checksum
 from deepnets_utils.store import Store, read_records, record_line, write_records
@@ -25,10 +24,6 @@ def altered(result: Result, **fields: object) -> bytes:
 
 def flipped(content: bytes, position: int, bit: int) -> bytes:
     return content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
-
-
-def test_the_data_sets_have_one_fingerprint() -> None:
-    assert data.CANONICAL == datasets.CANONICAL
 
 
 def test_put_then_get(store: Store) -> None:

@@ -12,7 +12,10 @@ from deepnets_utils.models import register_model
 
 
 class Estimator(Protocol):
-    """fit_on: the split whose targets it sees ("train" or "test"). inputs: float32 [N, features]; targets: float64 [N]."""
+    """What `training` fits. fit_on: the split that it sees, "train" or "test".
+
+    inputs: float32 [N, features], in 0 to 1. targets: float64 [N].
+    """
 
     fit_on: str
 

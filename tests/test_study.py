@@ -1,0 +1,113 @@
+"""Study: parameters checked with one error everywhere, data chosen by profile, numbers compared and judged."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepnets_utils import data
+from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
+from deepnets_utils.study import Study
+
+NAME = "05_siamese_ablation"
+
+
+@pytest.fixture(autouse=True)
+def output(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    return tmp_path
+
+
+def study(**values) -> Study:
+    return Study(NAME, {"workers": 1, "device": "cpu"} | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({"profile": "large"}, ["profile", "smoke, quick, paper", "large"]),
+        ({"seeds": "3"}, ["seeds", "int", "'3'"]),
+        ({"seeds": -1}, ["seeds", "below 0"]),
+        ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
+        ({"device": "tpu"}, ["device", "auto, cpu, cuda"]),
+        ({"profile": "smoke", "data": "real"}, ["data", "smoke"]),
+        ({"profile": "paper", "data": "embedded"}, ["data", "paper"]),
+    ],
+)
+def test_impossible_parameters_fail_with_what_is_allowed(values, texts):
+    with pytest.raises(ParameterError) as error:
+        study(**values)
+    assert not [text for text in texts if text not in str(error.value)]
+
+
+def test_a_name_that_papermill_injected_and_nobody_declared_fails():
+    cells = ["", "import x", "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
+    with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
+        study(profile="smoke", sedes=3, In=cells)
+    assert study(profile="smoke", In=cells[:2]).profile == "smoke"
+
+
+def test_settings_take_the_profile_and_what_a_parameter_overrides(output):
+    profiles = {name: {"seeds": n, "epochs": n} for n, name in enumerate(("smoke", "quick", "paper"), 1)}
+    assert vars(study(profile="paper").settings(**profiles)) == {"seeds": 3, "epochs": 3}
+    changed = study(profile="paper", seeds=7)
+    assert vars(changed.settings(**profiles)) == {"seeds": 7, "epochs": 3}
+    assert changed.folder == output / "reports" / "paper+seeds=7"
+    assert study(profile="paper").folder == output / "reports" / "paper"
+
+
+def test_smoke_always_uses_the_embedded_digits_and_says_so():
+    smoke = study(profile="smoke")
+    assert smoke.dataset("mnist") == "digits_28"
+    assert "digits" in smoke.banner
+
+
+def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(data, "present", lambda name: True)
+    assert study().dataset("mnist") == "mnist"
+    monkeypatch.setattr(data, "present", lambda name: False)
+
+    def refuse(name):
+        raise data.DataError("no server answers")
+
+    monkeypatch.setattr(data, "download", refuse)
+    fallen = study()
+    assert fallen.dataset("mnist") == "digits_28" and fallen.banner
+    with pytest.raises(data.DataError):
+        study(data="real").dataset("mnist")
+    paper = study(profile="paper")
+    assert paper.dataset("mnist") == "mnist" and not paper.banner
+
+
+def test_never_needs_no_data_set(monkeypatch):
+    monkeypatch.setattr(data, "present", lambda name: False)
+    monkeypatch.setattr(data, "download", lambda name: pytest.fail("downloaded"))
+    assert study(train="never").dataset("mnist") == "mnist"
+
+
+def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
+    made = study(profile="paper")
+    rng = np.random.default_rng(0)
+    published = {"no sharing, no aux": 17.47, "no sharing, aux": 6.98, "sharing, no aux": 14.97, "sharing, aux": 5.16}
+    cells = {("ResNet", column): rng.normal(mean, 0.6, 10) for column, mean in published.items()}
+    shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    assert shown.loc[("ResNet", "sharing, aux"), "verdict as_coded"] == "agrees"
+    assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
+    assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
+    verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
+    assert list(verdicts["verdict"]) == ["undecided", "undecided"]  # the other networks are missing
+    made.finish()
+    table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
+    columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
+    assert list(table.columns) == columns.split()
+    assert len(table) == 16
+    summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
+    assert summary["tables"][0]["agrees"] == 4 and summary["tables"][0]["missing"] == 12
+    assert set(pd.read_csv(output / "reports/paper/tables/claims.csv")["id"]) == set(
+        ["siamese.aux_lowers", "siamese.resnet_above_lenet"]
+    )
+
+
+def test_the_parameters_of_a_study_are_those_of_its_notebook():
+    assert study().parameters.keys() == read_parameters(notebook_path(NAME)).keys()
