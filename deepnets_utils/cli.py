@@ -255,6 +255,6 @@ def _look() -> tuple[set[str], list[Result]]:
 def _progress(runs: Sequence[Run], stored: tuple[set[str], list[Result]]) -> str:
     missing = [run for run in runs if run.digest not in stored[0]]
     workers = resolve("cpu", 0)[1]
-    seconds = estimate(missing, SimpleNamespace(results=lambda: stored[1]), "cpu") / workers
+    seconds = estimate(missing, SimpleNamespace(results=lambda: stored[1])) / workers
     time = f", about {duration(seconds)} on {workers} CPUs" if missing else ""
     return f"{len(runs)} runs, {len(missing)} missing{time}"

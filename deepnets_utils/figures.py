@@ -57,7 +57,9 @@ class LiveCurve:
         figure, axes = plt.subplots(figsize=(6, 3))
         values = history.get(self.metric, [])
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3)
-        axes.set(xlim=(0, self.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "), yscale="log")
+        axes.set(xlim=(0, self.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "))
+        if min(values, default=0) > 0:
+            axes.set_yscale("log")
         said = f"{self.metric.replace('_', ' ')} over {len(values)} of {self.epochs} epochs"
         return embedded_figure(figure, said, said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else ""))
 

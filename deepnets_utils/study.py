@@ -17,10 +17,10 @@ from deepnets_utils import data, paths, published, statistics
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import (
-    ParameterError,
     check_parameters,
     notebook_path,
     read_parameters,
+    read_title,
     report_folder,
     report_label,
 )
@@ -44,12 +44,14 @@ class Study:
         declared = read_parameters(notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
         self.parameters = check_parameters(declared, given | _injected(namespace))
-        self.name, self.title = name, _title(notebook)
+        self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         self.device, self.workers = resolve(self.parameters["device"], self.parameters["workers"])
         self.folder = report_folder(self.parameters, declared)
         self.label = report_label(self.parameters, declared)
         self.figures_folder = paths.output_root() / "figures" / self.folder.name
+        pd.options.display.max_colwidth = None  # claims and notes are sentences
+        pd.options.display.float_format = "{:.4g}".format
         self.store = Store()
         self.banner = ""
         self._settings: dict[str, Any] = {}
@@ -60,10 +62,6 @@ class Study:
         self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
         self._figures: list[dict[str, str]] = []
         self._verdicts: list[dict[str, Any]] = []
-        if self.profile == "smoke" and self.parameters["data"] == "real":
-            raise ParameterError("data must be auto or embedded in profile smoke, which never uses the real data")
-        if self.profile == "paper" and self.parameters["data"] == "embedded":
-            raise ParameterError("data must be auto or real in profile paper, which never uses the embedded data")
 
     def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
         """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one."""
@@ -106,12 +104,15 @@ class Study:
         """Return the Results of cells of runs, after training those that are not stored (with train "missing")."""
         runs = [run for group in cells.values() for run in group]
         self._runs |= {run.digest: run for run in runs}
-        unknown = sum(self.store.get(run) is None for run in {run.digest: run for run in runs}.values())
+        missing = self._missing(runs)
         options = {"device": self.device, "workers": self.workers, "yes": self.parameters["yes"]}
         results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
         swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()})
-        self._sweeps[title] = swept, unknown if self.train == "missing" else 0
+        self._sweeps[title] = swept, missing - self._missing(runs)
         return swept
+
+    def _missing(self, runs: Sequence[Run]) -> int:
+        return sum(self.store.get(run) is None for run in {run.digest: run for run in runs}.values())
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
@@ -257,8 +258,8 @@ class Study:
         }
         # JSON has no infinity: an interval that reaches it is open on that side.
         text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
+        self._write_claims(summary)
         self._write(f"{self.name}.json", text)
-        self._write_claims()
         return cost
 
     def _write_table(self, source: str, table: str) -> dict[str, Any]:
@@ -268,10 +269,15 @@ class Study:
         counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
         return {"file": file, "title": f"{source}: {table}", "cells": len(frame)} | counts
 
-    def _write_claims(self) -> None:
-        summaries = [json.loads(path.read_text()) for path in sorted(self.folder.glob("[0-9][0-9]_*.json"))]
-        claims = pd.DataFrame([{"study": s["study"]} | claim for s in summaries for claim in s["claims"]])
-        self._write("tables/claims.csv", claims.to_csv(index=False))
+    def _write_claims(self, summary: dict[str, Any]) -> None:
+        paths_of_others = [path for path in self.folder.glob("[0-9][0-9]_*.json") if path.stem != self.name]
+        summaries = [summary, *(json.loads(path.read_text()) for path in paths_of_others)]
+        claims = [
+            {"study": each["study"]} | claim
+            for each in sorted(summaries, key=lambda each: each["study"])
+            for claim in each["claims"]
+        ]
+        self._write("tables/claims.csv", pd.DataFrame(claims).to_csv(index=False))
 
     def _write(self, file: str, text: str) -> None:
         write_whole(self.folder / file, lambda stream: stream.write(text.encode()))
@@ -284,11 +290,6 @@ def _injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
             targets = [node.targets[0] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
             return {target.id: namespace[target.id] for target in targets if isinstance(target, ast.Name)}
     return {}
-
-
-def _title(notebook: Path) -> str:
-    cells = json.loads(notebook.read_text())["cells"]
-    return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
 
 
 def _texts(frame: pd.DataFrame, mean: str, spread: str, n: str, digits: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Sweeps: runs in, results out; what is stored is not trained again. Imports no torch."""
 
 import collections
+import itertools
 import statistics
 import time
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
 LONG_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
+SAMPLE = 1000  # stored results that an estimate of time looks at
 IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
 
 
@@ -63,7 +65,7 @@ def sweep(
     if missing and train == "missing":
         workers = min(workers, len(missing))
         text = f"{len(missing)} of {len(unique)} runs to train on {device}, {workers} at a time"
-        seconds = estimate(missing, store, device) / workers
+        seconds = estimate(missing, store) / workers
         if seconds > LONG_SECONDS and not yes:
             raise SweepTooLong(
                 f"{title}: {text}, about {duration(seconds)}: more than two hours need the parameter yes = True "
@@ -136,7 +138,7 @@ class Driver:
                 for future in done:
                     run, executor = flying.pop(future)
                     free.append(executor)
-                    if (error := self._store(future)) is None:
+                    if (error := self._put(future)) is None:
                         settle(run, future.result())
                         continue
                     claims.pop(run.digest).release()
@@ -162,7 +164,7 @@ class Driver:
                 claim.release()
         return results
 
-    def _store(self, future: Future) -> BaseException | None:
+    def _put(self, future: Future) -> BaseException | None:
         """Write the record of a call that is done; return the error instead where it has none to write."""
         if (error := future.exception()) is not None:
             return error
@@ -173,14 +175,14 @@ class Driver:
         return None
 
 
-def estimate(runs: Iterable[Run], store: Store, device: str) -> float:
+def estimate(runs: Iterable[Run], store: Store) -> float:
     """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
 
-    Uses the median seconds per epoch of stored runs with the same model, task and data set, on a device of the
-    same kind (an estimator counts as one epoch); runs with no such time count as the mean of the others.
+    Uses the median seconds per epoch of stored runs with the same model, task and data set, whatever device they
+    ran on (an estimator counts as one epoch); runs with no such time count as the mean of the others.
     """
     times: dict[tuple, list[float]] = collections.defaultdict(list)
-    for result in store.results():
+    for result in itertools.islice(store.results(), SAMPLE):
         times[_kind(result.run)].append(result.provenance["wall_seconds"] / max(1, result.run.epochs))
     known = [statistics.median(times[_kind(run)]) * max(1, run.epochs) if _kind(run) in times else None for run in runs]
     seconds = [value for value in known if value is not None]
