@@ -154,7 +154,7 @@ class Result:
     """What one Run gave, and where it comes from.
 
     status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0).
-    metrics: name to number or list of numbers at the end; NaN where the run diverged.
+    metrics: name to number or list of numbers at the end, empty where the run diverged.
     history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, threads, path,
     versions, data_fingerprint, finished_at.
     """

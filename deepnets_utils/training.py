@@ -39,7 +39,8 @@ def train(
     `checkpoint_seconds` after the last writing, from which an interrupted run goes on.
     on_epoch: called after each epoch with its number (from 1) and the history so far.
     With one machine and one torch version the numbers are the same bits in any process and any order.
-    Raises DataError without the data set, ValueError when task, model and data set do not go together.
+    Raises DataError without the data set; ValueError when the run fits a network or trains an estimator, and when
+    the task needs more images than the data set has.
     """
     images = data.load(run.dataset)
     task: Task = build_task(run.task)
@@ -83,7 +84,10 @@ def train_network(
     splits = {name: split.to(torch.device(device)) for name, split in splits.items()}
     train_split = splits.pop("train")
     torch.manual_seed(derived_seed("weights", run.seed))
-    network = build_model(run.model).to(device, memory_format=torch.channels_last)
+    network = build_model(run.model)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model {run.model.name!r} is fitted, not trained: its Run has no learning_rate and epochs")
+    network = network.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(run, network)
     torch.manual_seed(derived_seed("dropout", run.seed))
     progress = Progress.start(run.seed)
@@ -171,6 +175,8 @@ def make_optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
 def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, Any]:
     """Return status and metrics of the estimator that `run` names, and a description of the targets."""
     estimator = build_model(run.model)
+    if isinstance(estimator, nn.Module):
+        raise ValueError(f"model {run.model.name!r} is trained: its Run needs a learning_rate, epochs and a batch_size")
     arrays = {name: (split.inputs.flatten(1).numpy(), split.targets.double().numpy()) for name, split in splits.items()}
     with threadpool_limits(1):
         estimator.fit(*arrays[estimator.fit_on])
@@ -218,7 +224,7 @@ def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
-        for line in open("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

@@ -4,7 +4,8 @@ They stand in the same registry as the networks, so that a baseline is a Run lik
 published, and shown where the data set is not.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,12 +45,22 @@ class Constant:
 
 
 class Regressor:
-    """A scikit-learn regressor on the pixels, fitted on the training split."""
+    """A scikit-learn regressor on the pixels, fitted on the training split.
+
+    build: makes it. It is called by `fit`, because scikit-learn takes seconds to import and a plan needs none.
+    """
 
     fit_on = "train"
 
-    def __init__(self, regressor: object) -> None:
-        self.fit, self.predict = regressor.fit, regressor.predict
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+
+    def fit(self, inputs: np.ndarray, targets: np.ndarray) -> "Regressor":
+        self._fitted = self._build().fit(inputs, targets)
+        return self
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        return self._fitted.predict(inputs)
 
 
 @register_model(version=1)
@@ -67,26 +78,38 @@ def constant(*, statistic: str = "mean", fit_on: str = "train") -> Estimator:
 @register_model(version=1)
 def linear_regression() -> Estimator:
     """Return ordinary least squares on the pixels."""
-    from sklearn.linear_model import LinearRegression
 
-    return Regressor(LinearRegression())
+    def build() -> Any:
+        from sklearn.linear_model import LinearRegression
+
+        return LinearRegression()
+
+    return Regressor(build)
 
 
 @register_model(version=1)
 def nearest_neighbours(*, neighbours: int = 5) -> Estimator:
     """Return the mean target of the `neighbours` (from 1) nearest training images, Euclidean on the pixels."""
-    from sklearn.neighbors import KNeighborsRegressor
-
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, not {neighbours}")
-    return Regressor(KNeighborsRegressor(neighbours, algorithm="brute"))
+
+    def build() -> Any:
+        from sklearn.neighbors import KNeighborsRegressor
+
+        return KNeighborsRegressor(neighbours, algorithm="brute")
+
+    return Regressor(build)
 
 
 @register_model(version=1)
 def gradient_boosting(*, trees: int = 100) -> Estimator:
     """Return histogram gradient boosting on the pixels with `trees` (from 1) trees, without early stopping."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
     if trees < 1:
         raise ValueError(f"trees must be at least 1, not {trees}")
-    return Regressor(HistGradientBoostingRegressor(max_iter=trees, early_stopping=False, random_state=0))
+
+    def build() -> Any:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        return HistGradientBoostingRegressor(max_iter=trees, early_stopping=False, random_state=0)
+
+    return Regressor(build)
