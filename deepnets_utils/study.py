@@ -28,7 +28,7 @@ from deepnets_utils.progress import watched
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
-from deepnets_utils.workers import resolve
+from deepnets_utils.workers import end_workers, resolve
 
 
 class Study:
@@ -56,7 +56,8 @@ class Study:
         self.banner = ""
         self._settings: dict[str, Any] = {}
         self._data: dict[str, str] = {}
-        self._sweeps: dict[str, tuple[Cells, int]] = {}
+        self._sweeps: dict[str, Cells] = {}
+        self._trained = 0
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
         self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
@@ -108,7 +109,8 @@ class Study:
         options = {"device": self.device, "workers": self.workers, "yes": self.parameters["yes"]}
         results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
         swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()})
-        self._sweeps[title] = swept, missing - self._missing(runs)
+        self._sweeps[title] = swept
+        self._trained += missing - self._missing(runs)
         return swept
 
     def _missing(self, runs: Sequence[Run]) -> int:
@@ -126,6 +128,7 @@ class Study:
 
             result = train(run, device=self.device, on_epoch=curve)
             self.store.put(result)
+            self._trained += 1
         return curve.draw(result.history if result else {})
 
     def compare(
@@ -221,7 +224,7 @@ class Study:
         Returns the cost of each cell for display.
         """
         tables = [self._write_table(source, table) for source, table in self._tables]
-        cost = costs({title: cells for title, (cells, _) in self._sweeps.items()})
+        cost = costs(self._sweeps)
         self._write(f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
         self._write(f"{self.name}.runs.jsonl", "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()))
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
@@ -242,7 +245,7 @@ class Study:
             "runs": {
                 "total": len(self._runs),
                 "missing": len(self._runs) - len(results),
-                "trained": sum(trained for _, trained in self._sweeps.values()),
+                "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),
             }
             | {
@@ -260,6 +263,7 @@ class Study:
         text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
         self._write_claims(summary)
         self._write(f"{self.name}.json", text)
+        end_workers()
         return cost
 
     def _write_table(self, source: str, table: str) -> dict[str, Any]:

@@ -74,8 +74,14 @@ def take_workers(count: int) -> list[WorkerProcess]:
 
 
 def keep_workers(workers: Iterable[WorkerProcess]) -> None:
-    """Leave idle workers to the next sweep; they end with this process."""
+    """Leave idle workers to the next sweep; they end with this process, or by `end_workers`."""
     _idle.extend(workers)
+
+
+def end_workers() -> None:
+    """End the workers that are idle."""
+    while _idle:
+        _idle.pop().shutdown()
 
 
 def _live_with(lifeline: Connection) -> None:

@@ -23,5 +23,4 @@ def store(tmp_path: Path) -> Store:
 def no_idle_workers() -> Iterator[None]:
     """End the processes that a test's sweeps leave to the next sweep: they hold that test's environment."""
     yield
-    while workers._idle:
-        workers._idle.pop().shutdown()
+    workers.end_workers()
