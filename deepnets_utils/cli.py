@@ -224,10 +224,10 @@ def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
 
 def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
     """Make the reports of studies, once with each group of `name=value` texts, after all of them are checked."""
-    jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
-    from deepnets_utils.reports import make_report
+    jobs = [[(study, _values(study, texts)) for study in _selected(studies)] for texts in groups]
+    from deepnets_utils.reports import make_reports
 
-    return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
+    return [outcome for group in jobs for outcome in make_reports(group, hide_code=hide_code)]
 
 
 def _read_runs(file: Path) -> list[Run]:

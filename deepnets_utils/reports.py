@@ -14,9 +14,11 @@ import sys
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -109,6 +111,25 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     return Outcome(study, folder, error, seconds)
 
 
+def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
+    """Make the reports of several studies, each with its values, as `make_report` does.
+
+    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time;
+    else one after the other, for each uses all workers.
+    """
+    light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
+    together = min(len(jobs), os.cpu_count() or 1) if light else 1
+    if together == 1:
+        return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
+    start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more
+    with ProcessPoolExecutor(together, mp_context=get_context(start)) as pool:
+        made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
+        outcomes = [future.result() for future in reversed(made)]
+    for folder in {outcome.folder for outcome in outcomes}:
+        write_indexes(folder)  # two that end at once may each miss the other
+    return outcomes
+
+
 def write_indexes(folder: Path) -> None:
     """Write a profile's index.html, the links between its pages, and the list of profiles above it."""
     rows = [study_row(folder, study) for study in study_names()]
@@ -195,6 +216,7 @@ def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str
                     kernel_manager_class=ThisPython,
                     cwd=paths.NOTEBOOKS,  # where JupyterLab runs it
                     progress_bar=False,
+                    request_save_on_cell_execute=False,  # it is saved every 30 s, and at the end of any kind
                     stderr_file=sys.stderr,
                 )
         except PapermillExecutionError as error:

@@ -208,15 +208,17 @@ class Study:
         return pd.DataFrame(lines).set_index("claim")
 
     def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
-        """Save a figure as PNG and SVG and return it for display, with its caption and alternative text."""
-        from deepnets_utils.figures import embedded_figure
+        """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text."""
+        from deepnets_utils import figures
 
         file = self.figures_folder / f"{self.name}_{name}.png"
-        for path in (file, file.with_suffix(".svg")):
-            write_whole(path, lambda stream, ending=path.suffix[1:]: figure.savefig(stream, format=ending))
+        pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
+        figures.plt.close(figure)
+        for ending, picture in pictures.items():
+            write_whole(file.with_suffix(f".{ending}"), lambda stream, picture=picture: stream.write(picture))
         place = Path(os.path.relpath(file, self.folder)).as_posix()
         self._figures.append({"file": place, "title": title, "alt": alt})
-        return embedded_figure(figure, title, alt)
+        return figures.embedded(pictures["png"], title, alt)
 
     def finish(self) -> pd.DataFrame:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
