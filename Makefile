@@ -5,7 +5,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab data lint
+.PHONY: help setup report test lab data lint readme
 
 help:
 	@echo "make report   train and show profile quick, then show paper; PROFILE=smoke|quick|paper for one of them,"
@@ -14,6 +14,7 @@ help:
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make data     check and download the data sets"
 	@echo "make lint     check the style"
+	@echo "make readme   write the results in README.md anew, from the stored records"
 
 setup: $(SETUP)
 
@@ -41,3 +42,7 @@ data: $(SETUP)
 lint: $(SETUP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+readme: $(SETUP)
+	$(BIN)/deepnets report --profile paper --train never
+	$(BIN)/python -m deepnets_utils.readme
