@@ -151,8 +151,9 @@ class Study:
             self._tables.setdefault((source, table), {})[metric, protocol] = frame
             self.keep(cells, table, metric, protocol)
             text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
-            text["published"] = _texts(frame, "published", "published_spread", "published_n", digits)
-            text[f"ours {protocol}".strip()] = _texts(frame, "ours", "spread", "n", digits)
+            text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
+            ours = ["ours", "spread"] if exact else ["ours", "spread", "n"]
+            text[f"ours {protocol}".strip()] = _texts(frame, ours, f".{digits}f")
             if not exact:
                 text[f"95 % {protocol}".strip()] = [
                     "" if np.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
@@ -298,11 +299,11 @@ def _injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _texts(frame: pd.DataFrame, mean: str, spread: str, n: str, digits: int) -> list[str]:
-    def text(mean: float, spread: float, n: float) -> str:
-        if pd.isna(mean):
-            return ""
-        around = "" if pd.isna(spread) else f" ± {spread:.{digits}f}"
-        return f"{mean:.{digits}f}{around}" + ("" if pd.isna(n) else f" (n={n:.0f})")
+def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
+    """Return a text of each line's mean, spread and n (the columns, in this order), leaving out what is missing."""
 
-    return [text(*line) for line in zip(frame[mean], frame[spread], frame[n], strict=True)]
+    def text(mean: float, spread: float, n: float = np.nan) -> str:
+        parts = [(mean, f"{{:{form}}}"), (spread, f" ± {{:{form}}}"), (n, " (n={:.0f})")]
+        return "" if pd.isna(mean) else "".join(form.format(value) for value, form in parts if not pd.isna(value))
+
+    return [text(*line) for line in frame[list(columns)].itertuples(index=False)]
