@@ -23,6 +23,7 @@ from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, sweep
 from deepnets_utils.workers import resolve
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
+PROFILES = ("smoke", "quick", "paper")
 SAMPLE = 300  # records that an estimate of time is made from
 
 app = typer.Typer(
@@ -131,7 +132,10 @@ def train(
 @app.command()
 def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None) -> None:
     """Show what is done and what is missing."""
-    files = sorted((paths.output_root() / "reports").glob(f"{profile or '*'}/*.runs.jsonl"))
+    files = sorted((paths.output_root() / "reports").glob("*/*.runs.jsonl"))
+    if profile and profile not in (known := sorted({*PROFILES, *(file.parent.name for file in files)})):
+        raise ParameterError(f"no profile is called {profile!r}; there are {', '.join(known)}")
+    files = [file for file in files if profile in (None, file.parent.name)]
     stored = _look()
     for file in files:
         study = file.name.removesuffix(".runs.jsonl")
@@ -179,6 +183,8 @@ def data(
 @app.command()
 def publish(studies: Studies = None, profile: Profile = "paper") -> None:
     """Collect finished runs in data/records/."""
+    if profile not in PROFILES:
+        raise ParameterError(f"profile must be one of {', '.join(PROFILES)}; it is {profile!r}")
     from deepnets_utils.data import embedded
 
     store, folder = Store(published=paths.RECORDS), paths.output_root() / "reports" / profile
@@ -248,7 +254,7 @@ def _look() -> tuple[set[str], list[Result]]:
     files = sorted((Store().folder / "records").glob("*.json"))
     published = sorted(paths.RECORDS.glob("*.jsonl"))
     lines = [json.loads(line)["digest"] for file in published for line in file.read_bytes().splitlines()]
-    sample = files[:: len(files) // SAMPLE + 1] or published
+    sample = [*files[:: len(files) // SAMPLE + 1], *published]
     return {file.stem for file in files}.union(lines), [result for file in sample for result in read_records(file)]
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+import threading
 import time
 import uuid
 import zipfile
@@ -44,6 +45,8 @@ from deepnets_utils.parameters import (
 )
 from deepnets_utils.progress import duration
 
+LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -61,10 +64,11 @@ class ThisPython(AsyncKernelManager):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-        if os.name == "posix":
+        file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
+        if os.name == "posix" and len(file) < LONGEST_SOCKET:
             # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
             self.transport = "ipc"
-            self.connection_file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
+            self.connection_file = file
 
 
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
@@ -122,12 +126,23 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more
-    with ProcessPoolExecutor(together, mp_context=get_context(start)) as pool:
+    with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
         outcomes = [future.result() for future in reversed(made)]
     for folder in {outcome.folder for outcome in outcomes}:
         write_indexes(folder)  # two that end at once may each miss the other
     return outcomes
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that made it dies, SIGKILL included; its kernels end with it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_indexes(folder: Path) -> None:
@@ -216,7 +231,6 @@ def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str
                     kernel_manager_class=ThisPython,
                     cwd=paths.NOTEBOOKS,  # where JupyterLab runs it
                     progress_bar=False,
-                    request_save_on_cell_execute=False,  # it is saved every 30 s, and at the end of any kind
                     stderr_file=sys.stderr,
                 )
         except PapermillExecutionError as error:

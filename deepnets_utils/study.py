@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
+from IPython.display import HTML
 
 from deepnets_utils import data, paths, published, statistics
 from deepnets_utils.cells import Cells, Label, costs
@@ -50,10 +52,10 @@ class Study:
         self.folder = report_folder(self.parameters, declared)
         self.label = report_label(self.parameters, declared)
         self.figures_folder = paths.output_root() / "figures" / self.folder.name
-        pd.options.display.max_colwidth = None  # claims and notes are sentences
+        pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
         self.store = Store()
-        self.banner = ""
+        self.banner = self._why = ""
         self._settings: dict[str, Any] = {}
         self._data: dict[str, str] = {}
         self._sweeps: dict[str, Cells] = {}
@@ -61,7 +63,7 @@ class Study:
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
         self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
-        self._figures: list[dict[str, str]] = []
+        self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
 
     def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
@@ -81,9 +83,17 @@ class Study:
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
-                "they show that everything runs, and say nothing about the document."
+                f"they show that everything runs, and say nothing about the document. {self._why}".strip()
             )
         return chosen
+
+    def images(self, name: str) -> data.Images | None:
+        """Return a data set to look at; where it cannot be had, say why and return None."""
+        try:
+            return data.load(name)
+        except data.DataError as error:
+            print(f"{error}\nThe stored results are shown without a look at the data.")
+            return None
 
     def _choose_data(self, name: str) -> str:
         wanted = self.parameters["data"]
@@ -94,12 +104,18 @@ class Study:
         try:
             data.download(name)
         except data.DataError as error:
-            if wanted == "auto" and self.profile == "quick":
-                return data.embedded(name)
             if wanted == "real":
                 raise
-            print(f"{error}\nStored runs are shown; a run that is missing cannot be trained.")
+            if self.profile == "quick" and not self._has_real_page():
+                self._why = str(error)
+                return data.embedded(name)
+            print(f"{error}\nStored runs are shown, nothing is trained.")
+            self.train = "never"
         return name
+
+    def _has_real_page(self) -> bool:
+        file = self.folder / f"{self.name}.json"
+        return file.exists() and not json.loads(file.read_text())["banner"]
 
     def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
         """Return the Results of cells of runs, after training those that are not stored (with train "missing")."""
@@ -122,14 +138,15 @@ class Study:
 
         self._runs[run.digest] = run
         result = self.store.get(run)
-        curve = LiveCurve(metric, run.epochs, live=watched() and result is None)
+        live = watched() and result is None
+        curve = LiveCurve(metric, run.epochs, live=live)
         if result is None and self.train == "missing":
             from deepnets_utils.training import train
 
             result = train(run, device=self.device, on_epoch=curve)
             self.store.put(result)
             self._trained += 1
-        return curve.draw(result.history if result else {})
+        return None if live else curve.draw(result.history if result else {})
 
     def compare(
         self,
@@ -183,6 +200,7 @@ class Study:
 
         The means must have been kept by `compare` or `keep` under the claim's metric.
         """
+        self._verdicts = []
         asked = [published.claim(name) for name in claims]
         questions = [
             statistics.Question(claim, self._values.get((protocol, claim.metric), {}), protocol)
@@ -202,7 +220,7 @@ class Study:
                 "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
                 "95 %": "" if np.isnan(line["low"]) else f"{line['low']:.3g} to {line['high']:.3g}",
                 "n": line["n"],
-                "note": line["note"] or f"decided by {line['pair']}",
+                "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
             }
             for line in self._verdicts
         ]
@@ -218,10 +236,10 @@ class Study:
         for ending, picture in pictures.items():
             write_whole(file.with_suffix(f".{ending}"), lambda stream, picture=picture: stream.write(picture))
         place = Path(os.path.relpath(file, self.folder)).as_posix()
-        self._figures.append({"file": place, "title": title, "alt": alt})
+        self._figures[name] = {"file": place, "title": title, "alt": alt}
         return figures.embedded(pictures["png"], title, alt)
 
-    def finish(self) -> pd.DataFrame:
+    def finish(self) -> HTML:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
 
         Returns the cost of each cell for display.
@@ -256,7 +274,7 @@ class Study:
                 for key in ("cpu_seconds", "wall_seconds")
             },
             "tables": tables,
-            "figures": self._figures,
+            "figures": list(self._figures.values()),
             "claims": [
                 {key: None if value != value else value for key, value in verdict.items()} for verdict in self._verdicts
             ],
@@ -264,10 +282,12 @@ class Study:
         }
         # JSON has no infinity: an interval that reaches it is open on that side.
         text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
-        self._write_claims(summary)
-        self._write(f"{self.name}.json", text)
+        with FileLock(self.folder / ".claims.lock"):  # studies that finish at once
+            self._write_claims(summary)
+            self._write(f"{self.name}.json", text)
         end_workers()
-        return cost
+        link = f'<a href="tables/{self.name}_cost.csv">tables/{self.name}_cost.csv</a>'
+        return HTML(f"<details><summary>The cost of each cell ({link})</summary>{cost.to_html(index=False)}</details>")
 
     def _write_table(self, source: str, table: str) -> dict[str, Any]:
         frame = pd.concat(self._tables[source, table].values(), ignore_index=True)
@@ -291,12 +311,18 @@ class Study:
 
 
 def _injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the names and values that papermill put into the notebook, known or not."""
+    """Return the names and values of the parameters cell as it was run, and of the one that papermill put in.
+
+    The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
+    """
+    found = {}
     for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
-            targets = [node.targets[0] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-            return {target.id: namespace[target.id] for target in targets if isinstance(target, ast.Name)}
-    return {}
+        if source.startswith(("# Parameters\n", "profile: str")):
+            for node in ast.parse(source).body:
+                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+                if isinstance(target, ast.Name) and target.id in namespace:
+                    found[target.id] = namespace[target.id]
+    return found
 
 
 def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:

@@ -111,7 +111,8 @@ def finish(run: Run, **provenance: object) -> Result:
         ("train {bad}", "02_good.runs.jsonl, line 2 is not a run"),
         ("list 3", "no study is called '3'"),
         ("data imagenet", "no data set is called 'imagenet'; there are mnist, fashion_mnist, cifar10"),
-        ("publish --profile fast", "has no list of runs; `deepnets plan --profile fast` writes them"),
+        ("publish --profile fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
+        ("status --profile fast", "no profile is called 'fast'; there are paper, quick, smoke"),
         ("publish 2", "02_good.runs.jsonl cannot be read"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,3 +112,32 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
 
 def test_the_parameters_of_a_study_are_those_of_its_notebook():
     assert study().parameters.keys() == read_parameters(notebook_path(NAME)).keys()
+
+
+def test_a_name_that_only_the_run_parameters_cell_has_fails():
+    cells = ["", 'profile: str = "smoke"  # {smoke, quick, paper}\nsedes: int = 3  # typed in JupyterLab\n']
+    with pytest.raises(ParameterError, match="'sedes'"):
+        study(profile="smoke", sedes=3, In=cells)
+
+
+def test_the_digits_never_replace_a_page_of_the_real_data(monkeypatch):
+    monkeypatch.setattr(data, "present", lambda name: False)
+    monkeypatch.setattr(data, "download", lambda name: (_ for _ in ()).throw(data.DataError("no server answers")))
+    real = study()
+    real.banner = ""
+    real.finish()
+    later = study()
+    assert later.dataset("mnist") == "mnist"
+    assert later.train == "never" and not later.banner
+
+
+def test_judging_or_drawing_again_counts_once():
+    made = study(profile="paper")
+    for _ in range(2):
+        verdicts = made.judge(["siamese.lenet_above_net"])
+        figure, axes = plt.subplots()
+        made.figure(figure, "twice", "A figure", "An empty figure")
+    assert len(verdicts) == 1
+    made.finish()
+    summary = json.loads((made.folder / f"{NAME}.json").read_text())
+    assert len(summary["claims"]) == len(summary["figures"]) == 1
