@@ -46,7 +46,8 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        print(text, file=sys.stderr, flush=True)
+        # JupyterLab shows stderr in red, as if something had gone wrong.
+        print(text, file=sys.stdout if "JPY_SESSION_NAME" in os.environ else sys.stderr, flush=True)
 
     def advance(self) -> None:
         """Count one finished run."""
