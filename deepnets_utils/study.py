@@ -126,7 +126,7 @@ class Study:
         results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
         swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()})
         self._sweeps[title] = swept
-        self._trained += missing - self._missing(runs)
+        self._trained += missing - self._missing(runs) if missing else 0
         return swept
 
     def _missing(self, runs: Sequence[Run]) -> int:
