@@ -19,7 +19,7 @@ class Cells:
     def metric(self, name: str) -> dict[Label, np.ndarray]:
         """Return each cell's values of a metric or of a provenance number, float [runs].
 
-        NaN for a diverged run; a run that is missing is left out.
+        NaN for a diverged run (not for the learning rate that it found); a run that is missing is left out.
         """
         return {
             label: np.array([_number(result, name) for result in results if result is not None], dtype=float)
@@ -68,5 +68,5 @@ def _number(result: Result, name: str) -> float:
     if name in result.provenance:
         return result.provenance[name]
     if result.status == "diverged":
-        return np.nan
+        return result.metrics.get(name, np.nan)
     return result.metrics[name]

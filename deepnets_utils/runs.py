@@ -16,6 +16,7 @@ SCHEMA = 1  # of a stored record
 OPTIMIZERS = ("adam", "sgd")
 SHUFFLES = ("every_epoch", "once")
 EVALUATION_MODES = ("eval", "train")
+RANGE_TESTS = ("range_test", "range_test_per_rate")
 
 
 def coerce(value: Any, annotation: Any, where: str) -> Any:
@@ -68,7 +69,8 @@ class Run:
     """One training, as a value: equal Runs give equal numbers on one machine, and are trained once.
 
     dataset: a name of `datasets.CANONICAL`. task, model: from `task(name, **options)` and `model(name, **options)`.
-    learning_rate: above 0; None (with epochs and batch_size 0) for an estimator that is fitted, not trained.
+    learning_rate: above 0; "range_test" or "range_test_per_rate" for the one that a range test finds before the
+    training (see learning_rates.py); None (with epochs and batch_size 0) for an estimator that is fitted.
     optimizer: "adam" or "sgd". weight_decay: factor of the L2 penalty's gradient, from 0. l1: factor of the
     sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
     shuffle: "every_epoch" or "once" (the same batches in every epoch).
@@ -81,7 +83,7 @@ class Run:
     dataset: str
     task: Spec
     model: Spec
-    learning_rate: float | None = None
+    learning_rate: float | str | None = None
     optimizer: str = "adam"
     weight_decay: float = 0.0
     l1: float = 0.0
@@ -112,7 +114,12 @@ class Run:
         fitted = self.learning_rate is None
         if fitted and (self.epochs or self.batch_size):
             raise ValueError("a Run with epochs or batch_size needs a learning_rate above 0")
-        if not fitted and not (self.learning_rate > 0 and self.epochs and self.batch_size):
+        found = isinstance(self.learning_rate, str)
+        if found and self.learning_rate not in RANGE_TESTS:
+            raise ValueError(
+                f"Run's learning_rate must be a number or one of {', '.join(RANGE_TESTS)}, not {self.learning_rate!r}"
+            )
+        if not fitted and not ((found or self.learning_rate > 0) and self.epochs and self.batch_size):
             raise ValueError(
                 "a Run with a learning_rate needs learning_rate > 0, epochs >= 1 and batch_size >= 1, not "
                 f"{self.learning_rate}, {self.epochs} and {self.batch_size}"
@@ -154,7 +161,8 @@ class Result:
     """What one Run gave, and where it comes from.
 
     status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0).
-    metrics: name to number or list of numbers at the end, empty where the run diverged.
+    metrics: name to number or list of numbers at the end; of a run that diverged only what a range test found
+    (learning_rate, and range_test_losses, one a step).
     history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, threads, path,
     versions, data_fingerprint, finished_at.
     """

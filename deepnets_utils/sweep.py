@@ -178,16 +178,22 @@ class Driver:
 def estimate(runs: Iterable[Run], store: Store) -> float:
     """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
 
-    Uses the median seconds per epoch of stored runs with the same model, task and data set, whatever device they
-    ran on (an estimator counts as one epoch); runs with no such time count as the mean of the others.
+    Uses the median seconds per epoch of stored runs that are alike, whatever device they ran on: with the same model,
+    task and batch size where there are some, else with the same model, else with a model and task of the same
+    names. An estimator counts as one epoch; runs with no such time count as the mean of the others.
     """
     times: dict[tuple, list[float]] = collections.defaultdict(list)
     for result in itertools.islice(store.results(), SAMPLE):
-        times[_kind(result.run)].append(result.provenance["wall_seconds"] / max(1, result.run.epochs))
-    known = [statistics.median(times[_kind(run)]) * max(1, run.epochs) if _kind(run) in times else None for run in runs]
-    seconds = [value for value in known if value is not None]
-    return statistics.mean(seconds) * len(known) if seconds else float("nan")
+        for kind in _kinds(result.run):
+            times[kind].append(result.provenance["wall_seconds"] / max(1, result.run.epochs))
+    per_epoch = [next((statistics.median(times[kind]) for kind in _kinds(run) if kind in times), None) for run in runs]
+    seconds = [value * max(1, run.epochs) for value, run in zip(per_epoch, runs, strict=True) if value is not None]
+    return statistics.mean(seconds) * len(per_epoch) if seconds else float("nan")
 
 
-def _kind(run: Run) -> tuple[str, str, str]:
-    return run.model.name, run.task.name, run.dataset
+def _kinds(run: Run) -> list[tuple]:
+    return [
+        (run.dataset, run.model, run.task, run.batch_size),
+        (run.dataset, run.model, run.task.name),
+        (run.dataset, run.model.name, run.task.name),
+    ]

@@ -1,7 +1,9 @@
 """One run, start to end: data, network, epochs, test."""
 
 import contextlib
+import copy
 import datetime
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 
 from deepnets_utils import data
 from deepnets_utils.checkpoints import Progress, load_checkpoint, save_checkpoint
+from deepnets_utils.learning_rates import LOWEST, STEPS, suggestion, tested_rates
 from deepnets_utils.models import build_model
-from deepnets_utils.randomness import derived_seed
+from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.tasks import Split, Task, build_task
 
@@ -88,9 +91,16 @@ def train_network(
     if not isinstance(network, nn.Module):
         raise ValueError(f"model {run.model.name!r} is fitted, not trained: its Run has no learning_rate and epochs")
     network = network.to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(run, network)
     torch.manual_seed(derived_seed("dropout", run.seed))
     progress = Progress.start(run.seed)
+    learning_rate, found = run.learning_rate, {}
+    if isinstance(learning_rate, str):
+        losses = range_test(run, task, network, train_split)
+        learning_rate = suggestion(losses, "per_rate" if learning_rate == "range_test_per_rate" else "per_step")
+        found = {"learning_rate": learning_rate, "range_test_losses": losses}
+        if math.isnan(learning_rate):
+            return {"status": "diverged", "diverged_at_step": 0, "metrics": found, "history": {}}
+    optimizer = make_optimizer(run, network, learning_rate)
     if checkpoint is not None and load_checkpoint(checkpoint, run, progress, network, optimizer):
         clock.add(progress.seconds)
     saved_at = time.monotonic()
@@ -103,7 +113,7 @@ def train_network(
         diverged = (~losses.isfinite()).nonzero()
         if len(diverged):
             step = (progress.epoch - 1) * len(losses) + diverged[0].item()
-            return {"status": "diverged", "diverged_at_step": step, "metrics": {}, "history": progress.history}
+            return {"status": "diverged", "diverged_at_step": step, "metrics": found, "history": progress.history}
         progress.record({"train_loss": losses.mean().item()})
         if "validation" in splits:
             progress.record(evaluate(run, task, network, splits["validation"], "validation"))
@@ -115,7 +125,29 @@ def train_network(
             saved_at = time.monotonic()
 
     metrics = evaluate(run, task, network, splits["test"], "test")
-    return {"status": "finished", "metrics": metrics, "history": progress.history}
+    return {"status": "finished", "metrics": found | metrics, "history": progress.history}
+
+
+def range_test(run: Run, task: Task, network: nn.Module, split: Split) -> list[float]:
+    """Return the loss of each step of a learning-rate range test, taken before the step's update.
+
+    The batches are those that the training then starts with. Weights and generators are left as they were.
+    """
+    weights = copy.deepcopy(network.state_dict())
+    order = generator("order", run.seed)
+    losses: list[float] = []
+    with torch.random.fork_rng():
+        optimizer = make_optimizer(run, network, LOWEST)
+        network.train()
+        rates = iter(tested_rates().tolist())
+        while len(losses) < STEPS:
+            for x, y in batches(
+                split, torch.randperm(len(split), generator=order), run.batch_size, STEPS - len(losses)
+            ):
+                optimizer.param_groups[0]["lr"] = next(rates)
+                losses.append(train_step(run, task, network, optimizer, x, y).item())
+    network.load_state_dict(weights)
+    return losses
 
 
 def train_epoch(
@@ -127,19 +159,31 @@ def train_epoch(
     inside the epoch.
     """
     network.train()
-    order = order.to(split.inputs.device)
-    inputs = channels_last(split.inputs[order]).split(run.batch_size)
-    targets = split.targets[order].split(run.batch_size)
-    losses = torch.empty(len(inputs), device=split.inputs.device)
-    for step, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-        loss = task.loss(network(x), y)
-        if run.l1:
-            loss = loss + run.l1 * sum(weight.abs().sum() for weight in network.parameters())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses[step] = loss.detach()
+    steps = batches(split, order, run.batch_size)
+    losses = torch.empty(len(steps), device=split.inputs.device)
+    for step, (x, y) in enumerate(steps):
+        losses[step] = train_step(run, task, network, optimizer, x, y)
     return losses.cpu()
+
+
+def batches(split: Split, order: Tensor, batch_size: int, count: int | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Return the inputs and targets of each batch of an epoch in the given order, or of the first `count`."""
+    order = order.to(split.inputs.device)[: None if count is None else count * batch_size]
+    inputs = channels_last(split.inputs[order]).split(batch_size)
+    return list(zip(inputs, split.targets[order].split(batch_size), strict=True))
+
+
+def train_step(
+    run: Run, task: Task, network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> Tensor:
+    """Make one step on one batch and return the loss before it, a scalar on the device."""
+    loss = task.loss(network(x), y)
+    if run.l1:
+        loss = loss + run.l1 * sum(weight.abs().sum() for weight in network.parameters())
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 @torch.no_grad()
@@ -164,9 +208,9 @@ def channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
-def make_optimizer(run: Run, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(run: Run, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     """Return the run's optimiser: Adam with PyTorch's defaults, or plain SGD."""
-    options = {"lr": run.learning_rate, "weight_decay": run.weight_decay, "fused": True}
+    options = {"lr": learning_rate, "weight_decay": run.weight_decay, "fused": True}
     if run.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), **options)
     return torch.optim.SGD(network.parameters(), **options)

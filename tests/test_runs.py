@@ -188,7 +188,7 @@ def test_json_there_and_back(name: str) -> None:
         ({"learning_rate": -1.0}, "learning_rate > 0"),
         ({"learning_rate": math.nan}, "learning_rate must be a finite number"),
         ({"learning_rate": math.inf}, "learning_rate must be a finite number"),
-        ({"learning_rate": "0.1"}, r"learning_rate must be float or NoneType, not '0.1' \(str\)"),
+        ({"learning_rate": "0.1"}, r"learning_rate must be a number or one of range_test, range_test_per_rate, not '0.1'"),
         ({"learning_rate": None}, "needs a learning_rate"),
         ({"weight_decay": -1e-4}, "weight_decay must not be below 0"),
         ({"l1": -1e-4}, "l1 must not be below 0"),

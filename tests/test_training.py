@@ -167,7 +167,7 @@ def test_an_epoch_is_the_textbook_one(name: str) -> None:
     split = Split(split.inputs.double(), split.targets)
     plain = build_model(run.model).double()
     fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    optimizer, draw = make_optimizer(run, fast), generator("order", run.seed)
+    optimizer, draw = make_optimizer(run, fast, run.learning_rate), generator("order", run.seed)
     with numerics():
         losses = [
             train_epoch(run, build_task(run.task), fast, optimizer, split, torch.randperm(60, generator=draw))
@@ -216,7 +216,9 @@ def test_one_step_of_sgd_with_both_penalties() -> None:
         network.weight.fill_(2.0)
         network.bias.fill_(-1.0)
     split = line()
-    losses = train_epoch(run, LeastSquares(), network, make_optimizer(run, network), split, torch.arange(10))
+    losses = train_epoch(
+        run, LeastSquares(), network, make_optimizer(run, network, run.learning_rate), split, torch.arange(10)
+    )
     x, y = split.inputs[:, 0].double(), split.targets.double()
     error = 2 * x - 1 - y
     assert losses.tolist() == pytest.approx([(error.square().mean() + 0.2 * (2 + 1)).item()])
@@ -229,7 +231,9 @@ def test_one_step_of_sgd_with_both_penalties() -> None:
 def test_an_epoch_sees_every_example_once_and_the_rest_in_a_smaller_batch() -> None:
     run, seen = make_run(batch_size=4), LeastSquares()
     network = nn.Linear(1, 1)
-    losses = train_epoch(run, seen, network, make_optimizer(run, network), line(), torch.arange(9, -1, -1))
+    losses = train_epoch(
+        run, seen, network, make_optimizer(run, network, run.learning_rate), line(), torch.arange(9, -1, -1)
+    )
     assert [len(batch) for batch in seen.batches] == [4, 4, 2] and losses.shape == (3,)
     assert torch.cat(seen.batches).tolist() == list(range(9, -1, -1))
 
