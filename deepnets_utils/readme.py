@@ -1,5 +1,6 @@
 """Regenerates the results in README.md from the paper report: `python -m deepnets_utils.readme`."""
 
+import io
 import json
 import shutil
 
@@ -19,7 +20,8 @@ def results() -> str:
     for summary in (json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))):
         number = summary["study"][:2]
         for table in summary["tables"]:
-            frame = pd.read_csv(folder / table["file"], keep_default_na=False, dtype=str)
+            lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
+            frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
             counts = [
                 f"{protocol + ': ' if protocol else ''}{(part['verdict'] == 'agrees').sum()} of {len(part)}"
                 for protocol, part in frame.groupby("protocol", sort=False)

@@ -244,7 +244,7 @@ class Study:
 
         Returns the cost of each cell for display.
         """
-        tables = [self._write_table(source, table) for source, table in self._tables]
+        tables = [self._table(source, table) for source, table in self._tables]
         cost = costs(self._sweeps)
         self._write(f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
         self._write(f"{self.name}.runs.jsonl", "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()))
@@ -283,28 +283,30 @@ class Study:
         # JSON has no infinity: an interval that reaches it is open on that side.
         text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
         with FileLock(self.folder / ".claims.lock"):  # studies that finish at once
-            self._write_claims(summary)
+            self._write_shared(summary)
             self._write(f"{self.name}.json", text)
         end_workers()
         link = f'<a href="tables/{self.name}_cost.csv">tables/{self.name}_cost.csv</a>'
         return HTML(f"<details><summary>The cost of each cell ({link})</summary>{cost.to_html(index=False)}</details>")
 
-    def _write_table(self, source: str, table: str) -> dict[str, Any]:
+    def _table(self, source: str, table: str) -> dict[str, Any]:
         frame = pd.concat(self._tables[source, table].values(), ignore_index=True)
-        file = f"tables/{source}_{table}.csv"
-        self._write(file, frame.to_csv(index=False))
         counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
-        return {"file": file, "title": f"{source}: {table}", "cells": len(frame)} | counts
+        lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
+        about = {"file": f"tables/{source}_{table}.csv", "title": f"{source}: {table}", "cells": len(frame)}
+        return about | counts | {"columns": lines[0], "rows": lines[1:]}
 
-    def _write_claims(self, summary: dict[str, Any]) -> None:
+    def _write_shared(self, summary: dict[str, Any]) -> None:
+        """Write what several studies contribute to: the claims, and tables of which each has some metrics."""
         paths_of_others = [path for path in self.folder.glob("[0-9][0-9]_*.json") if path.stem != self.name]
         summaries = [summary, *(json.loads(path.read_text()) for path in paths_of_others)]
-        claims = [
-            {"study": each["study"]} | claim
-            for each in sorted(summaries, key=lambda each: each["study"])
-            for claim in each["claims"]
-        ]
+        summaries.sort(key=lambda each: each["study"])
+        claims = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
         self._write("tables/claims.csv", pd.DataFrame(claims).to_csv(index=False))
+        tables = [table for each in summaries for table in each["tables"]]
+        for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
+            rows = [row for table in tables if table["file"] == file for row in table["rows"]]
+            self._write(file, "\n".join([columns, *rows, ""]))
 
     def _write(self, file: str, text: str) -> None:
         write_whole(self.folder / file, lambda stream: stream.write(text.encode()))

@@ -250,15 +250,16 @@ def numerics() -> Iterator[None]:
 
     Denormal numbers are flushed to zero: the moments of a dead unit decay into them and make steps slow.
     """
-    threads = torch.get_num_threads()
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.get_rng_state()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    state = torch.get_rng_state()
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    cudnn.deterministic = True
     try:
         yield
     finally:
+        threads, matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, state = before
         torch.set_rng_state(state)
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)

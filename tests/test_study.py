@@ -110,6 +110,23 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     )
 
 
+def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
+    made = study(profile="paper")
+    cells = {("Net", "parameters"): 15460}
+    made.compare({"": cells}, "siamese", "text", "parameters")
+    made.finish()
+    file = output / "reports/paper/tables/siamese_text.csv"
+    alone = pd.read_csv(file, dtype=str)
+    assert alone.loc[alone["row"] == "Net", "ours"].item() == "15460"
+    summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
+    other = summary | {"study": "01_baselines", "claims": []}
+    other["tables"][0]["rows"] = [row.replace("parameters", "errors") for row in other["tables"][0]["rows"]]
+    (output / "reports/paper/01_baselines.json").write_text(json.dumps(other))
+    made.finish()
+    both = pd.read_csv(file, dtype=str)
+    assert list(both["metric"]) == ["errors"] * len(alone) + ["parameters"] * len(alone)
+
+
 def test_the_parameters_of_a_study_are_those_of_its_notebook():
     assert study().parameters.keys() == read_parameters(notebook_path(NAME)).keys()
 
