@@ -6,7 +6,7 @@ import io
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,28 @@ from deepnets_utils.randomness import generator
 from deepnets_utils.runs import Run
 
 
+class Stateful(Protocol):
+    """A network, an optimiser or a scheduler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
 @dataclass
 class Progress:
-    """How far a run is: finished epochs, history, the order's generator, the last order, seconds so far."""
+    """How far a run is: finished epochs, history, the order's generator, the last order, seconds so far.
+
+    gradients: the norm of each layer's gradient, a list a step. best: of a run with keep_best, the weights of the
+    epoch (from 1) with the lowest validation error so far.
+    """
 
     generator: torch.Generator
     epoch: int = 0
     order: Tensor | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
+    gradients: list[list[float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
     seconds: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
@@ -36,58 +50,81 @@ class Progress:
             if not isinstance(value, list):
                 self.history.setdefault(name, []).append(value)
 
+    def keep_best(self, network: nn.Module) -> None:
+        """Keep a copy of the weights where the last epoch has the lowest validation error; ValueError without one."""
+        if "validation_error" not in self.history:
+            raise ValueError("keep_best needs a task with a validation split and an error")
+        error = self.history["validation_error"][-1]
+        if not self.best or error < self.best["error"]:
+            self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
 
-def save_checkpoint(
-    path: Path, run: Run, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write the state of a run at the end of an epoch, whole: sha256 (32 bytes), then what torch.save writes."""
+
+def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Stateful | None) -> None:
+    """Write the state of a run at the end of an epoch; parts: network, optimiser and scheduler, or None."""
     state = {
         "digest": run.digest,
         "epoch": progress.epoch,
         "order": progress.order,
         "history": progress.history,
+        "gradients": progress.gradients,
+        "best": progress.best,
         "seconds": list(progress.seconds),
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "parts": [part.state_dict() if part is not None else None for part in parts],
         "order_generator": progress.generator.get_state(),
         "torch_generator": torch.get_rng_state(),
         "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
-    content = io.BytesIO()
-    torch.save(state, content)
-    # torch.load takes a file with changed bytes for a good one: most of it are numbers.
-    checksum = hashlib.sha256(content.getbuffer()).digest()
-    write_whole(path, lambda file: file.writelines((checksum, content.getbuffer())))
+    save_state(path, state)
 
 
-def load_checkpoint(
-    path: Path, run: Run, progress: Progress, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> bool:
+def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Stateful | None) -> bool:
     """Put the state of `path` into the given objects and return True; False when there is none to use.
 
     A file that is damaged or of another run is moved aside with a warning. Nothing in it is executed.
     """
     if not path.exists():
         return False
-    fresh = copy.deepcopy((network.state_dict(), optimizer.state_dict()))
+    present = [part for part in parts if part is not None]
+    fresh = copy.deepcopy([part.state_dict() for part in present])
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            raise ValueError("its checksum does not match the content")
-        state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
-        if state["digest"] != run.digest:
-            raise ValueError("it belongs to another run")
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
+        state, _ = load_state(path, run.digest)
+        for part, saved in zip(parts, state["parts"], strict=True):
+            if part is not None:
+                part.load_state_dict(saved)
         progress.generator.set_state(state["order_generator"])
     except Exception as error:  # torch.load raises many kinds
-        network.load_state_dict(fresh[0])  # one that does not fit was copied as far as it does
-        optimizer.load_state_dict(fresh[1])
+        for part, untouched in zip(present, fresh, strict=True):
+            part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
         warnings.warn(f"checkpoint {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
         return False
-    progress.epoch, progress.order, progress.history = state["epoch"], state["order"], state["history"]
+    for name in ("epoch", "order", "history", "gradients", "best"):
+        setattr(progress, name, state[name])
     progress.seconds = tuple(state["seconds"])
     torch.set_rng_state(state["torch_generator"])
     if state["cuda_generators"]:
         torch.cuda.set_rng_state_all(state["cuda_generators"])
     return True
+
+
+def save_state(path: Path, state: dict[str, Any]) -> str:
+    """Write tensors and plain data, whole, and return the content's sha256 (hex), which is the file's head."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    # torch.load takes a file with changed bytes for a good one: most of it are numbers.
+    checksum = hashlib.sha256(content.getbuffer())
+    write_whole(path, lambda file: file.writelines((checksum.digest(), content.getbuffer())))
+    return checksum.hexdigest()
+
+
+def load_state(path: Path, digest: str) -> tuple[dict[str, Any], str]:
+    """Return what `save_state` wrote for the run with this digest, on the CPU, and its sha256; ValueError if it is not.
+
+    Nothing in the file is executed.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError("its checksum does not match the content")
+    state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+    if state["digest"] != digest:
+        raise ValueError("it belongs to another run")
+    return state, content[:32].hex()

@@ -1,4 +1,4 @@
-"""The command line: `deepnets report | plan | train | status | list | data | publish`.
+"""The command line: `deepnets report | plan | train | status | list | data | publish | bench`.
 
 Imports nothing heavy before a command needs it: help takes no second. What the user can put right is one line on
 stderr and exit code 2, before anything runs; what fails while running gives exit code 1.
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils import parameters, paths
+from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
@@ -200,6 +201,36 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
         if results:
             write_records(file, results)
         print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing")
+
+
+@app.command()
+def bench(
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all that was found.")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .png or .svg.")] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Measurements of each network and way.")] = 5,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps an epoch; one epoch warms up, two are timed.")] = 100,
+) -> None:
+    """Time this package against PyTorch Lightning and a plain loop.
+
+    All train the same networks on the same batches; exit code 1 when their losses differ. Leave the machine alone
+    meanwhile.
+    """
+    if figure and figure.suffix not in (".png", ".svg"):
+        raise ParameterError(f"--figure takes a .png or .svg file, not {figure}")
+    from deepnets_utils import bench as benchmarks
+    from deepnets_utils.figures import rendered
+
+    found = benchmarks.benchmark(rounds, steps)
+    print(benchmarks.table(found["rows"]).to_string(index=False))
+    if json_file:
+        text = json.dumps(found, indent=1) + "\n"
+        write_whole(json_file, lambda file: file.write(text.encode()))
+    if figure:
+        picture = rendered(benchmarks.draw(found["rows"]), figure.suffix[1:])
+        write_whole(figure, lambda file: file.write(picture))
+    for disagreement in (different := benchmarks.disagreements(found["rows"])):
+        print(f"deepnets: {disagreement}", file=sys.stderr)
+    raise typer.Exit(int(bool(different)))
 
 
 def _selected(studies: Sequence[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Runs and Results: what to train and what came out, as plain values. Imports no torch."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -13,10 +14,12 @@ from deepnets_utils.datasets import CANONICAL
 LOOP_VERSION = 1  # raised by hand when the training loop's numbers change
 SCHEMA = 1  # of a stored record
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
 SHUFFLES = ("every_epoch", "once")
 EVALUATION_MODES = ("eval", "train")
 RANGE_TESTS = ("range_test", "range_test_per_rate")
+PRECISIONS = ("float32", "bfloat16")
+SPECS = ("task", "model", "schedule", "augmentation")  # the fields of a Run that are Specs
 
 
 def coerce(value: Any, annotation: Any, where: str) -> Any:
@@ -71,11 +74,16 @@ class Run:
     dataset: a name of `datasets.CANONICAL`. task, model: from `task(name, **options)` and `model(name, **options)`.
     learning_rate: above 0; "range_test" or "range_test_per_rate" for the one that a range test finds before the
     training (see learning_rates.py); None (with epochs and batch_size 0) for an estimator that is fitted.
-    optimizer: "adam" or "sgd". weight_decay: factor of the L2 penalty's gradient, from 0. l1: factor of the
-    sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
-    shuffle: "every_epoch" or "once" (the same batches in every epoch).
+    optimizer: "adam", "sgd" or "rmsprop". momentum: of SGD, from 0. weight_decay: factor of the L2 penalty's
+    gradient, from 0. l1: factor of the sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
+    schedule: from `schedule(name, **options)`: how the learning rate changes. shuffle: "every_epoch" or "once" (the
+    same batches in every epoch). augmentation: from `augmentation(name, **options)`, of the training images.
     evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
-    seed: initial weights, batch order, dropout. data_seed: split, pairs.
+    watch_test: measure the test split after every epoch, too. keep_best: measure it also with the weights of the
+    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast).
+    gradient_steps: steps from the first on whose gradients' norms are recorded, from 0.
+    teacher: the Run of the network whose outputs the task learns from.
+    seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
     Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in
     the digest, so a field may be added, but a default never changes.
     """
@@ -85,32 +93,47 @@ class Run:
     model: Spec
     learning_rate: float | str | None = None
     optimizer: str = "adam"
+    momentum: float = 0.0
     weight_decay: float = 0.0
     l1: float = 0.0
     epochs: int = 0
     batch_size: int = 0
+    schedule: Spec | None = None
     shuffle: str = "every_epoch"
+    augmentation: Spec | None = None
     evaluation_mode: str = "eval"
+    watch_test: bool = False
+    keep_best: bool = False
+    precision: str = "float32"
+    gradient_steps: int = 0
+    teacher: "Run | None" = None
     seed: int = 0
     data_seed: int = 0
     loop_version: int = LOOP_VERSION
 
     def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = coerce(getattr(self, item.name), item.type, f"Run's {item.name}")
-            object.__setattr__(self, item.name, value)
+        for name, annotation in _annotations().items():
+            object.__setattr__(self, name, coerce(getattr(self, name), annotation, f"Run's {name}"))
         choices = {
             "dataset": tuple(CANONICAL),
             "optimizer": OPTIMIZERS,
             "shuffle": SHUFFLES,
             "evaluation_mode": EVALUATION_MODES,
+            "precision": PRECISIONS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"Run's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("weight_decay", "l1", "epochs", "batch_size", "seed", "data_seed"):
+        for name in ("momentum", "weight_decay", "l1", "epochs", "batch_size", "gradient_steps", "seed", "data_seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Run's {name} must not be below 0, it is {getattr(self, name)}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"Run's momentum is of the optimizer sgd; {self.optimizer} has none here")
+        if self.teacher is not None and (self.teacher.dataset, self.teacher.data_seed) != (
+            self.dataset,
+            self.data_seed,
+        ):
+            raise ValueError("a Run and its teacher need the same dataset and data_seed, so that they share the split")
         fitted = self.learning_rate is None
         if fitted and (self.epochs or self.batch_size):
             raise ValueError("a Run with epochs or batch_size needs a learning_rate above 0")
@@ -131,7 +154,7 @@ class Run:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if item.name == "loop_version" or value != item.default:
-                data[item.name] = value.to_json() if isinstance(value, Spec) else value
+                data[item.name] = value.to_json() if isinstance(value, (Spec, Run)) else value
         return data
 
     @classmethod
@@ -141,7 +164,17 @@ class Run:
         unknown = set(data) - {item.name for item in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"no field of a Run: {', '.join(sorted(unknown))}")
-        return cls(**data | {key: Spec.from_json(data[key]) for key in ("task", "model")})
+        specs = {key: Spec.from_json(data[key]) for key in SPECS if key in data}
+        teacher = {"teacher": Run.from_json(data["teacher"])} if "teacher" in data else {}
+        return cls(**data | specs | teacher)
+
+    @property
+    def local(self) -> bool:
+        """True when a part of it is defined outside the package, so that worker processes do not know it."""
+        specs = (getattr(self, name) for name in SPECS)
+        return any(spec is not None and spec.local for spec in specs) or (
+            self.teacher is not None and self.teacher.local
+        )
 
     @property
     def digest(self) -> str:
@@ -152,8 +185,15 @@ class Run:
         fields = self.to_json()
         parts = [f"{self.model.name}({', '.join(f'{k}={v}' for k, v in self.model.options)}) on {self.dataset}"]
         parts += [f"{k}={v}" for k, v in self.task.options]
-        skipped = ("dataset", "task", "model", "loop_version")
+        parts += [f"{key}={getattr(self, key).name}" for key in ("schedule", "augmentation") if key in fields]
+        parts += [f"teacher={self.teacher.model.name}"] if self.teacher else []
+        skipped = ("dataset", "loop_version", "teacher", *SPECS)
         return ", ".join(parts + [f"{k}={v}" for k, v in fields.items() if k not in skipped])
+
+
+@functools.cache
+def _annotations() -> dict[str, Any]:
+    return typing.get_type_hints(Run)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,16 +15,28 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from deepnets_utils import data
+from deepnets_utils.batches import Batches
+from deepnets_utils.checkpoints import Progress
 from deepnets_utils.models import MODELS, build_model, model, register_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Result, Run, canonical
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
-from deepnets_utils.tasks import DigitPairs, Split, build_task, task
-from deepnets_utils.training import Clock, make_optimizer, numerics, train, train_epoch, train_network
+from deepnets_utils.tasks import Split, Task, build_task, task
+from deepnets_utils.tasks.digit_pairs import DigitPairs
+from deepnets_utils.training import (
+    Clock,
+    Saving,
+    make_network,
+    make_optimizer,
+    numerics,
+    train,
+    train_epoch,
+    train_network,
+)
 
 DIGITS = "digits_28"
 
@@ -35,6 +47,20 @@ def make_run(name: str = "LeNet5", auxiliary: float = 1.0, options: dict | None 
     spec = task("digit_pairs", auxiliary=auxiliary, train_size=60, test_size=50)
     defaults = {"task": spec, "learning_rate": 5e-3, "epochs": 4, "batch_size": 20, "seed": 3}
     return Run(dataset=DIGITS, model=model(name, **options), **defaults | fields)
+
+
+def one_epoch(run: Run, seen: Task, network: nn.Module, optimizer: Optimizer, split: Split, order: Tensor) -> Tensor:
+    """The losses of an epoch in the given order."""
+    progress = Progress.start(run.seed)
+    progress.order = order
+    return train_epoch(run, seen, network, optimizer, Batches(run), split, progress)
+
+
+def outcome(run: Run, seen: Task, splits: dict[str, Split]) -> dict:
+    """What training on other splits than the task's gives."""
+    with numerics():
+        network = make_network(run, torch.device("cpu"))
+        return train_network(run, seen, network, Batches(run), splits, Saving(None, 1e9, Clock()), None)
 
 
 def numbers(result: Result) -> str:
@@ -170,7 +196,7 @@ def test_an_epoch_is_the_textbook_one(name: str) -> None:
     optimizer, draw = make_optimizer(run, fast, run.learning_rate), generator("order", run.seed)
     with numerics():
         losses = [
-            train_epoch(run, build_task(run.task), fast, optimizer, split, torch.randperm(60, generator=draw))
+            one_epoch(run, build_task(run.task), fast, optimizer, split, torch.randperm(60, generator=draw))
             for _ in range(run.epochs)
         ]
     assert torch.cat(losses).tolist() == pytest.approx(textbook(run, plain, split), rel=1e-6)
@@ -216,7 +242,7 @@ def test_one_step_of_sgd_with_both_penalties() -> None:
         network.weight.fill_(2.0)
         network.bias.fill_(-1.0)
     split = line()
-    losses = train_epoch(
+    losses = one_epoch(
         run, LeastSquares(), network, make_optimizer(run, network, run.learning_rate), split, torch.arange(10)
     )
     x, y = split.inputs[:, 0].double(), split.targets.double()
@@ -231,7 +257,7 @@ def test_one_step_of_sgd_with_both_penalties() -> None:
 def test_an_epoch_sees_every_example_once_and_the_rest_in_a_smaller_batch() -> None:
     run, seen = make_run(batch_size=4), LeastSquares()
     network = nn.Linear(1, 1)
-    losses = train_epoch(
+    losses = one_epoch(
         run, seen, network, make_optimizer(run, network, run.learning_rate), line(), torch.arange(9, -1, -1)
     )
     assert [len(batch) for batch in seen.batches] == [4, 4, 2] and losses.shape == (3,)
@@ -253,8 +279,7 @@ def linear_model(monkeypatch: pytest.MonkeyPatch) -> str:
 def batches_per_epoch(linear_model: str, shuffle: str) -> list[list[float]]:
     run = make_run(linear_model, options={}, shuffle=shuffle, epochs=3, batch_size=4)
     seen = LeastSquares()
-    with numerics():
-        train_network(run, seen, {"train": line(), "test": line()}, "cpu", Clock(), None, 1e9, None)
+    outcome(run, seen, {"train": line(), "test": line()})
     order = torch.cat(seen.batches).tolist()
     return [order[start : start + 10] for start in (0, 10, 20)]
 
@@ -270,12 +295,9 @@ def test_shuffled_once_or_every_epoch(linear_model: str) -> None:
 @pytest.mark.parametrize("step", [0, 2, 3, 7])
 def test_a_loss_that_is_not_finite_ends_the_run(linear_model: str, step: int) -> None:
     run = make_run(linear_model, options={}, epochs=5, batch_size=4)
-    with numerics():
-        outcome = train_network(
-            run, LeastSquares(step), {"train": line(), "test": line()}, "cpu", Clock(), None, 1e9, None
-        )
-    assert outcome["status"] == "diverged" and outcome["diverged_at_step"] == step
-    assert len(outcome["history"].get("train_loss", [])) == step // 3, "whole epochs before it"
+    ended = outcome(run, LeastSquares(step), {"train": line(), "test": line()})
+    assert ended["status"] == "diverged" and ended["diverged_at_step"] == step
+    assert len(ended["history"].get("train_loss", [])) == step // 3, "whole epochs before it"
 
 
 def test_a_learning_rate_that_is_far_too_high(store: Store) -> None:
@@ -338,15 +360,13 @@ def test_training_mode_tests_in_batches_with_their_own_statistics() -> None:
             return super().metrics(outputs, targets)
 
     recorded = Recorded(train_size=60, test_size=40)
-    with numerics():
-        train_network(run, recorded, splits, "cpu", Clock(), None, 1e9, None)
-        reordered = Split(splits["test"].inputs.flip(0), splits["test"].targets.flip(0))
-        train_network(run, recorded, splits | {"test": reordered}, "cpu", Clock(), None, 1e9, None)
+    outcome(run, recorded, splits)
+    reordered = Split(splits["test"].inputs.flip(0), splits["test"].targets.flip(0))
+    outcome(run, recorded, splits | {"test": reordered})
     same_batches = networks[1].flip(0)
     torch.testing.assert_close(networks[0], same_batches, rtol=1e-3, atol=1e-3)
-    with numerics():
-        shifted = Split(splits["test"].inputs.roll(7, 0), splits["test"].targets.roll(7, 0))
-        train_network(run, recorded, splits | {"test": shifted}, "cpu", Clock(), None, 1e9, None)
+    shifted = Split(splits["test"].inputs.roll(7, 0), splits["test"].targets.roll(7, 0))
+    outcome(run, recorded, splits | {"test": shifted})
     assert not torch.allclose(networks[0], networks[2].roll(-7, 0), rtol=1e-3, atol=1e-3)
 
 
@@ -480,7 +500,8 @@ def flip(content: bytes, position: int) -> bytes:
 
 def damaged(kind: str, content: bytes, folder: Path) -> bytes:
     state = torch.load(io.BytesIO(content[32:]), weights_only=True)
-    weight = next(iter(state["network"]))
+    network, optimizer, scheduler = state["parts"]
+    weight = next(iter(network))
     match kind:
         case "empty":
             return b""
@@ -489,20 +510,20 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
         case "last_byte_missing":
             return content[:-1]
         case "flipped_in_the_weights":
-            return flip(content, content.index(state["network"][weight].numpy().tobytes()) + 5)
+            return flip(content, content.index(network[weight].numpy().tobytes()) + 5)
         case "flipped_at_random":
             return flip(content, random.randrange(len(content)))
         case "another_run":
             return saved(state | {"digest": "0" * 16})
         case "no_optimizer":
-            return saved({key: value for key, value in state.items() if key != "optimizer"})
+            return saved(state | {"parts": [network, None, scheduler]})
         case "no_generator":
             return saved({key: value for key, value in state.items() if key != "order_generator"})
         case "another_network":
-            del state["network"][weight]
+            del network[weight]
             return saved(state)
         case "another_optimizer":
-            state["optimizer"]["param_groups"][0]["params"].pop()
+            optimizer["param_groups"][0]["params"].pop()
             return saved(state)
         case "payload":
             return saved(state | {"history": Payload(folder / "executed")})

@@ -1,0 +1,111 @@
+"""The loop: one step, one epoch, one range test, one measurement of a split."""
+
+import copy
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepnets_utils.batches import Batches, precision
+from deepnets_utils.checkpoints import Progress
+from deepnets_utils.learning_rates import LOWEST, STEPS, tested_rates
+from deepnets_utils.randomness import generator
+from deepnets_utils.runs import Run
+from deepnets_utils.tasks import Split, Task
+
+
+def range_test(run: Run, task: Task, network: nn.Module, batches: Batches, split: Split) -> list[float]:
+    """Return the loss of each step of a learning-rate range test, taken before the step's update.
+
+    The batches are those that the training then starts with. Weights and generators are left as they were.
+    """
+    weights = copy.deepcopy(network.state_dict())
+    order = generator("order", run.seed)
+    losses: list[float] = []
+    device = split.inputs.device
+    epochs = (torch.randperm(len(split), generator=order)[: STEPS * run.batch_size] for _ in range(STEPS))
+    steps = itertools.chain.from_iterable(batches.training(split, epoch, k) for k, epoch in enumerate(epochs))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        optimizer = make_optimizer(run, network, LOWEST)
+        network.train()
+        for rate, (x, y) in zip(tested_rates().tolist(), steps, strict=False):
+            optimizer.param_groups[0]["lr"] = rate
+            losses.append(train_step(run, task, network, optimizer, x, y)[0].item())
+    network.load_state_dict(weights)
+    return losses
+
+
+def train_epoch(
+    run: Run,
+    task: Task,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    split: Split,
+    progress: Progress,
+) -> Tensor:
+    """Train one epoch in the order of `progress` and return each step's loss, float32 [steps], on the CPU.
+
+    Of a task that counts hits, the error of the training images (in percent, as they passed) goes into the history,
+    of a run with gradient_steps the gradients' norms into `progress`. Nothing waits for the device inside the epoch.
+    """
+    network.train()
+    steps = math.ceil(len(split) / run.batch_size)
+    device = split.inputs.device
+    losses, hits = torch.empty(steps, device=device), torch.zeros((), device=device)
+    first = progress.epoch * steps
+    for step, (x, y) in enumerate(batches.training(split, progress.order, progress.epoch)):
+        losses[step], outputs = train_step(run, task, network, optimizer, x, y)
+        if hasattr(task, "hits"):
+            hits += task.hits(outputs, y)
+        if first + step < run.gradient_steps:
+            weights = [weight.grad.norm() for weight in network.parameters() if weight.dim() > 1]
+            progress.gradients.append(torch.stack(weights).tolist())
+    if hasattr(task, "hits"):
+        progress.record({"train_error": 100 - 100 * hits.item() / len(split)})
+    return losses.cpu()
+
+
+def train_step(
+    run: Run, task: Task, network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+) -> tuple[Tensor, Any]:
+    """Make one step on one batch; return the loss before it, a scalar on the device, and the network's outputs."""
+    with precision(run, x.device):
+        outputs = network(x)
+        loss = task.loss(outputs, y)
+    if run.l1:
+        loss = loss + run.l1 * sum(weight.abs().sum() for weight in network.parameters())
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), outputs
+
+
+@torch.no_grad()
+def evaluate(run: Run, task: Task, network: nn.Module, batches: Batches, split: Split, name: str) -> dict[str, Any]:
+    """Return the task's metrics of a whole split, their names prefixed with the split's.
+
+    The split goes through in order and in the run's batches: with evaluation_mode "train" a batch's statistics
+    decide what batch norm does, and dropout stays on.
+    """
+    network.train(run.evaluation_mode == "train")
+    with precision(run, split.inputs.device):
+        outputs = [network(x) for x, _ in batches.in_order(split)]
+    first = outputs[0]
+    if isinstance(first, tuple):
+        joined = type(first)(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+    else:
+        joined = torch.cat(outputs)
+    return {f"{name}_{key}": value for key, value in task.metrics(joined, split.targets).items()}
+
+
+def make_optimizer(run: Run, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """Return the run's optimiser: Adam or SGD with PyTorch's defaults, or RMSprop with Keras's (rho 0.9, 1e-7)."""
+    options = {"lr": learning_rate, "weight_decay": run.weight_decay}
+    if run.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), fused=True, **options)
+    if run.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), alpha=0.9, eps=1e-7, **options)
+    return torch.optim.SGD(network.parameters(), fused=True, momentum=run.momentum, **options)
