@@ -6,7 +6,7 @@ import datetime
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import evaluate, make_optimizer, range_test, train_epoch
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed
+from deepnets_utils.replicas import group_key, train_replicas
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.schedules import build_schedule
 from deepnets_utils.tasks import Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
+GRADIENT_BINS = 20  # windows of steps over which the recorded gradients' norms are averaged
 
 OnEpoch = Callable[[int, dict[str, list[float]]], None]
 
@@ -75,20 +77,29 @@ def train(
             outcome = train_network(run, task, network, batches, splits, saving, on_epoch)
             if weights is not None and outcome["status"] == "finished":
                 extra["weights_sha256"] = save_state(weights, {"digest": run.digest, "network": network.state_dict()})
-    wall, cpu = clock.seconds()
-    provenance = {
-        "wall_seconds": round(wall, 3),
-        "cpu_seconds": round(cpu, 3),
-        "device": _device_name("cpu" if path == "estimator" else device),
-        "threads": 1,
-        "path": path,
-        "torch": torch.__version__,
-        "deepnets_utils": version("deepnets-utils"),
-        "python": platform.python_version(),
-        "data_fingerprint": images.fingerprint,
-        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    provenance = _provenance(path, "cpu" if path == "estimator" else device, clock, images)
     return Result(run=run, provenance=provenance | extra, **outcome)
+
+
+def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
+    """Train runs that share a `group_key` as one network and return their Results, in order.
+
+    device: as `train` has it. The seconds are shared out evenly. Each run comes out as `train` would have it, up to
+    rounding. Raises DataError without the data set, ValueError for runs that do not share a key.
+    """
+    if len(keys := {group_key(run) for run in runs}) != 1 or None in keys:
+        raise ValueError(f"runs that train together need one group_key, these {len(runs)} have {len(keys)}: {keys}")
+    images = data.load(runs[0].dataset)
+    clock = Clock()
+    with numerics():
+        kinds = {(run.task, run.data_seed) for run in runs}
+        splits = {(task, data_seed): build_task(task).splits(images, data_seed) for task, data_seed in kinds}
+        tasks = [build_task(run.task) for run in runs]
+        outcomes = train_replicas(runs, tasks, [splits[run.task, run.data_seed] for run in runs], device)
+    provenance = _provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
+    return [
+        Result(run=run, provenance=dict(provenance), **outcome) for run, outcome in zip(runs, outcomes, strict=True)
+    ]
 
 
 def make_network(run: Run, device: torch.device) -> nn.Module:
@@ -170,7 +181,8 @@ def train_network(
         metrics |= selected | {"selected_epoch": progress.best["epoch"]}
         network.load_state_dict(last)
     if progress.gradients:
-        metrics["gradient_norms"] = torch.tensor(progress.gradients).T.tolist()
+        windows = torch.tensor(progress.gradients).T.chunk(min(GRADIENT_BINS, len(progress.gradients)), dim=1)
+        metrics["gradient_norms"] = torch.stack([window.mean(1) for window in windows], 1).tolist()
     return {"status": "finished", "metrics": metrics, "history": progress.history}
 
 
@@ -242,6 +254,22 @@ def numerics() -> Iterator[None]:
         torch.set_rng_state(state)
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
+
+
+def _provenance(path: str, device: str, clock: Clock, images: data.Images, runs: int = 1) -> dict[str, Any]:
+    wall, cpu = clock.seconds()
+    return {
+        "wall_seconds": round(wall / runs, 3),
+        "cpu_seconds": round(cpu / runs, 3),
+        "device": _device_name(device),
+        "threads": 1,
+        "path": path,
+        "torch": torch.__version__,
+        "deepnets_utils": version("deepnets-utils"),
+        "python": platform.python_version(),
+        "data_fingerprint": images.fingerprint,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _device_name(device: str) -> str:
