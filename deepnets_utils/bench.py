@@ -36,7 +36,7 @@ NETWORKS = {
 BATCH_SIZE, LEARNING_RATE = 64, 1e-3
 EPOCHS = 3  # the first one warms up and is not timed
 REPLICA_EPOCHS = 30  # replicas are quick: their time has to stand out of the start's
-LOSS_TOLERANCE = 0.05
+LOSS_TOLERANCE = 0.05  # measured: rounding moves the median by 0.0001 to 0.01, a rate 2 % higher by 0.05 to 0.3
 OPPONENT = "PyTorch Lightning"
 
 
@@ -185,8 +185,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         for place, row in enumerate(shown):
             axes.plot(row["seconds"], [place] * len(row["seconds"]), "|", color="0.2")
             axes.annotate(f" {row['ratio']:.1f} x", (max(row["seconds"]), place), va="center")
-        axes.set(title=network, xlabel="seconds per 1,000 steps and run")
-        axes.margins(x=0.2)
+        axes.set(title=f"network {network}", xlabel="seconds per 1,000 steps and run")
+        axes.margins(x=0.3)
+        axes.grid(axis="y", visible=False)
     panels[0, 0].invert_yaxis()
     return figure
 

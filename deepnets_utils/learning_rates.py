@@ -27,19 +27,22 @@ def tested_rates() -> np.ndarray:
     return LOWEST * (HIGHEST / LOWEST) ** exponents
 
 
-def smoothed(losses: Sequence[float] | np.ndarray) -> np.ndarray:
+def smoothed(losses: Sequence[float] | np.ndarray, rule: str = "per_step") -> np.ndarray:
     """Return the exponential mean (0.98, bias corrected) of a range test's losses, cut where the test would stop.
 
     losses: the loss of each step before its update, float [steps]. The test stops at the first value that is above
-    four times the best so far (from the second on); that value is the last one returned.
+    four times the best so far; that value is the last one returned. rule: "per_step" for the finder of 2021;
+    "per_rate" for the one from 2.5.3 on, whose bias correction is one step ahead (since 1.6), so that its curve begins
+    at about half the loss and its first value counts as the best.
     """
+    ahead = 1 if rule == "per_step" else 2
     average, best, curve = 0.0, np.inf, []
     for step, loss in enumerate(losses):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        curve.append(average / (1 - SMOOTHING ** (step + 1)))
-        if step > 1 and curve[-1] > STOP * best:
+        curve.append(average / (1 - SMOOTHING ** (step + ahead)))
+        if curve[-1] > STOP * best:
             break
-        if step > 0:
+        if step > 0 or rule == "per_rate":
             best = min(best, curve[-1])
     return np.array(curve)
 
@@ -50,11 +53,13 @@ def suggestion(losses: Sequence[float] | np.ndarray, rule: str = "per_step") -> 
     losses: the loss of each step before its update, float [steps]. The first ten and the last point of the
     smoothed curve and those that are not finite are left out. rule: "per_step" takes the gradient per step, that
     is per factor of the rate (Lightning of 2021, the document's); "per_rate" divides by the rates' distances
-    (Lightning from 2.5.3 on). Raises ValueError for another rule.
+    (Lightning from 2.5.3 on). Raises ValueError for another rule and for more than 100 losses.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
-    curve = smoothed(losses)
+    if len(losses) > STEPS:
+        raise ValueError(f"a range test has at most {STEPS} losses, these are {len(losses)}")
+    curve = smoothed(losses, rule)
     rates = tested_rates()[: len(curve)][SKIP]
     curve = curve[SKIP]
     rates, curve = rates[np.isfinite(curve)], curve[np.isfinite(curve)]

@@ -63,7 +63,8 @@ class Parameter:
         if self.type == "str":
             return self.check(text)
         if self.type == "list" and not text.startswith("["):
-            return self.check([_literal(item.strip()) for item in text.split(",")])
+            items = [item.strip() for item in text.split(",")]
+            return self.check([item if item in self.choices else _literal(item) for item in items])
         try:
             value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
         except (ValueError, SyntaxError):

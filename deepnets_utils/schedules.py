@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 
 from deepnets_utils.registry import Registry
+
+LOOKS_AT = ("validation_error", "validation_loss", "test_error", "test_loss")
 
 SCHEDULES = Registry("schedule")
 schedule = SCHEDULES.spec
@@ -15,7 +17,9 @@ build_schedule = SCHEDULES.build
 
 
 class Schedule(Protocol):
-    """What the training loop needs of a schedule."""
+    """What the training loop needs of a schedule; split: the one whose measurements it looks at."""
+
+    split: str
 
     def start(self, optimizer: Optimizer) -> LRScheduler:
         """Return PyTorch's scheduler, whose state goes into checkpoints."""
@@ -41,13 +45,17 @@ class Plateau:
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1 or self.patience < 0:
             raise ValueError(f"factor must lie between 0 and 1, patience be at least 0: {self.factor}, {self.patience}")
+        if self.on not in LOOKS_AT:
+            raise ValueError(f"on must be one of {', '.join(LOOKS_AT)}, not {self.on!r}")
+
+    @property
+    def split(self) -> str:
+        return self.on.split("_")[0]
 
     def start(self, optimizer: Optimizer) -> LRScheduler:
         return ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
 
     def step(self, scheduler: LRScheduler, history: Mapping[str, Sequence[float]]) -> None:
-        if self.on not in history:
-            raise ValueError(f"the schedule looks at {self.on!r}, this run records {', '.join(history)}")
         scheduler.step(history[self.on][-1])
 
 
@@ -58,6 +66,7 @@ class Steps:
 
     factor: float = 0.96
     every: int = 8
+    split: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1 or self.every < 1:

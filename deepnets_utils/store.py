@@ -78,6 +78,10 @@ class Store:
         """Return where the run's checkpoint lies while it is unfinished."""
         return self.folder / "checkpoints" / f"{run.digest}.pt"
 
+    def weights(self, run: Run) -> Path:
+        """Return where the weights of a run lie that is a teacher; never published, trained again when lost."""
+        return self.folder / "weights" / f"{run.digest}.pt"
+
     def results(self) -> Iterator[Result]:
         """Yield every usable Result, this machine's and the published ones; damaged files are passed over."""
         seen = set()

@@ -143,7 +143,8 @@ class Study:
         if result is None and self.train == "missing":
             from deepnets_utils.training import train
 
-            result = train(run, device=self.device, on_epoch=curve)
+            taught = {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
+            result = train(run, device=self.device, on_epoch=curve, **taught)
             self.store.put(result)
             self._trained += 1
         return None if live else curve.draw(result.history if result else {})
@@ -155,11 +156,13 @@ class Study:
         table: str,
         metric: str,
         digits: int = 2,
+        form: str = "f",
     ) -> pd.DataFrame:
         """Return published beside own numbers for printing, and keep them for the report and the verdicts.
 
         values: protocol ("" where there is one only) -> (row, column) -> one value per run, NaN for a diverged
-        one; a plain number is exact. source, table, metric: as in data/published/results.csv.
+        one; a plain number is exact. source, table, metric: as in data/published/results.csv. form: how our numbers
+        are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
         shown = None
         for protocol, cells in values.items():
@@ -170,10 +173,10 @@ class Study:
             text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
             text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
             ours = ["ours", "spread"] if exact else ["ours", "spread", "n"]
-            text[f"ours {protocol}".strip()] = _texts(frame, ours, f".{digits}f")
+            text[f"ours {protocol}".strip()] = _texts(frame, ours, f".{digits}{form}")
             if not exact:
                 text[f"95 % {protocol}".strip()] = [
-                    "" if np.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+                    "" if np.isnan(low) else f"{low:.{digits}{form}} to {high:.{digits}{form}}"
                     for low, high in zip(frame["low"], frame["high"], strict=True)
                 ]
             text[f"verdict {protocol}".strip()] = frame["verdict"]
@@ -196,17 +199,18 @@ class Study:
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
     def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
-        """Return the verdicts on claims, each under each protocol, as one family; once a notebook.
+        """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
 
-        The means must have been kept by `compare` or `keep` under the claim's metric.
+        The means must have been kept by `compare` or `keep` under the claim's metric. A protocol tries a claim when
+        one of its left-hand sides was kept under it.
         """
         self._verdicts = []
         asked = [published.claim(name) for name in claims]
-        questions = [
-            statistics.Question(claim, self._values.get((protocol, claim.metric), {}), protocol)
-            for claim in asked
-            for protocol in protocols
-        ]
+        questions = []
+        for claim in asked:
+            kept = {protocol: self._values.get((protocol, claim.metric), {}) for protocol in protocols}
+            tried = [protocol for protocol in protocols if any(lhs in kept[protocol] for lhs, _ in claim.pairs)]
+            questions += [statistics.Question(claim, kept[p], p) for p in tried or protocols[:1]]
         statements = {claim.id: claim for claim in asked}
         for verdict in statistics.judge(questions):
             claim = statements[verdict.id]

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from filelock import FileLock
 
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
-from deepnets_utils.workers import InProcess, WorkerProcess, call_trainer, keep_workers, take_workers
+from deepnets_utils.workers import InProcess, WorkerProcess, call_group, groups, keep_workers, take_workers
 
 TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
@@ -48,9 +49,11 @@ def sweep(
     train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine,
     from 1; with 1, and for models that a notebook defines, the training is in this process.
     executor: any concurrent.futures Executor, in place of processes. trainer: "module:function", called as
-    function(run, device=..., checkpoint=...) where the training is. yes: go on although more than two hours
-    are estimated. Only this process writes records. Interrupted anywhere, what is finished stays stored and
-    the next call does the rest.
+    function(run, device=..., checkpoint=...) where the training is, of a teacher also with weights=..., the file to
+    write them to, of a student with teacher=..., the file to read. A teacher whose weights are not in the store is
+    trained before its students. On cuda its module's train_group(runs, device=...)
+    gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
+    writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest.
     Raises ValueError for an impossible train or workers and SweepTooLong before anything is trained, OSError when
     a record cannot be written, TrainingFailed (from the first error) after all other runs are done.
     """
@@ -63,8 +66,12 @@ def sweep(
     results = {digest: store.get(run) for digest, run in unique.items()}
     missing = [unique[digest] for digest, result in results.items() if result is None]
     if missing and train == "missing":
+        *teachers, students = _phases(missing, store)
+        again = [run for run in itertools.chain(*teachers) if run.digest not in unique or results[run.digest]]
+        missing += again
         workers = min(workers, len(missing))
-        text = f"{len(missing)} of {len(unique)} runs to train on {device}, {workers} at a time"
+        text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
+        text += f", and {len(again)} teachers whose weights are not here" if again else ""
         seconds = estimate(missing, store) / workers
         if seconds > LONG_SECONDS and not yes:
             raise SweepTooLong(
@@ -72,17 +79,18 @@ def sweep(
                 "(--yes on the command line)"
             )
         with Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter:
-            here = [run for run in missing if run.model.local or run.task.local]
-            elsewhere = [run for run in missing if not (run.model.local or run.task.local)]
-            if executor is None and workers == 1:
-                here, elsewhere = missing, []
-            elif here:
-                reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
-            driver = Driver(store, trainer, device, reporter)
-            if elsewhere:
-                executors = take_workers(workers) if executor is None else [executor] * min(len(elsewhere), IN_FLIGHT)
-                results |= driver.train(elsewhere, executors)
-            results |= driver.train(here, [InProcess()])
+            driver = Driver(store, trainer, device, reporter, teachers=itertools.chain(*teachers))
+            for phase in (*teachers, students):
+                here = [run for run in phase if run.local]
+                elsewhere = [run for run in phase if not run.local]
+                if executor is None and workers == 1:
+                    here, elsewhere = phase, []
+                elif here:
+                    reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
+                if elsewhere:
+                    taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
+                    results |= driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
+                results |= driver.train(here, [InProcess()])
         if driver.failures:
             text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
             raise TrainingFailed(text) from driver.failures[0][1]
@@ -90,18 +98,21 @@ def sweep(
 
 
 class Driver:
-    """Trains runs on executors that take one run at a time, and writes each record as it comes."""
+    """Trains runs on executors that take one group of runs at a time, and writes each record as it comes."""
 
-    def __init__(self, store: Store, trainer: str, device: str, reporter: Reporter) -> None:
+    def __init__(
+        self, store: Store, trainer: str, device: str, reporter: Reporter, teachers: Iterable[Run] = ()
+    ) -> None:
         self.store, self.trainer, self.device, self.reporter = store, trainer, device, reporter
+        self.teachers = {run.digest for run in teachers}
         self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
         """Return the Results by digest. What another sweep holds is awaited and taken from the store."""
-        queue = collections.deque(runs)
+        queue = collections.deque(groups(self.trainer, runs, self.device))
         attempts: collections.Counter[str] = collections.Counter()
         claims: dict[str, FileLock] = {}
-        flying: dict[Future, tuple[Run, Executor]] = {}
+        flying: dict[Future, tuple[list[Run], Executor]] = {}
         free = list(executors)
         results: dict[str, Result] = {}
         waiting = False
@@ -113,43 +124,56 @@ class Driver:
 
         try:
             while queue or flying:
-                for _ in range(len(queue) if free else 0):
-                    run = queue.popleft()
-                    claim = self.store.claim(run)
-                    if claim is None:
-                        queue.append(run)
-                        continue
-                    claims[run.digest] = claim
-                    if (stored := self.store.get(run)) is not None:
-                        settle(run, stored)
-                        continue
-                    executor = free.pop()
-                    arguments = (self.trainer, run, self.device, self.store.checkpoint(run))
-                    flying[executor.submit(call_trainer, *arguments)] = (run, executor)
-                    if not free:
+                for _ in range(len(queue)):
+                    if not free or len(claims) >= IN_FLIGHT:
                         break
+                    group, awaited = [], []
+                    for run in queue.popleft():
+                        if (claim := self.store.claim(run)) is None:
+                            awaited.append(run)
+                            continue
+                        claims[run.digest] = claim
+                        if (stored := self._stored(run)) is not None:
+                            settle(run, stored)
+                        else:
+                            group.append(run)
+                    queue.extend([awaited] if awaited else [])
+                    if group:
+                        executor = free.pop()
+                        arguments = (self.trainer, group, self.device, self._files(group[0]))
+                        flying[executor.submit(call_group, *arguments)] = (group, executor)
                 if not flying:
                     if queue and not waiting:
                         waiting = True
-                        self.reporter.say(f"waiting for {len(queue)} runs that another sweep is training")
+                        self.reporter.say(f"waiting for {sum(map(len, queue))} runs that another sweep is training")
                     time.sleep(POLL_SECONDS if queue else 0)
                     continue
                 done, _ = wait(flying, POLL_SECONDS if free and queue else None, FIRST_COMPLETED)
                 for future in done:
-                    run, executor = flying.pop(future)
+                    group, executor = flying.pop(future)
                     free.append(executor)
-                    if (error := self._put(future)) is None:
-                        settle(run, future.result())
+                    broken = future.exception()
+                    if broken is not None and len(group) > 1:
+                        why = f"{type(broken).__name__}: {broken}"
+                        self.reporter.say(f"{len(group)} runs failed together, each is tried alone: {why}")
+                        broken.__traceback__ = None  # it holds what the group had on the device
+                        for run in group:
+                            claims.pop(run.digest).release()
+                        queue.extendleft([run] for run in reversed(group))
                         continue
-                    claims.pop(run.digest).release()
-                    attempts[run.digest] += 1
-                    if isinstance(error, BrokenProcessPool) and attempts[run.digest] < ATTEMPTS:
-                        self.reporter.say(f"a worker died; its run is tried again: {run}")
-                        queue.appendleft(run)
-                        continue
-                    if isinstance(error, BrokenProcessPool):
-                        error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
-                    self.failures.append((run, error))
+                    for run, result in zip(group, [None] if broken else future.result(), strict=True):
+                        if (error := broken or self._put(result)) is None:
+                            settle(run, result)
+                            continue
+                        claims.pop(run.digest).release()
+                        attempts[run.digest] += 1
+                        if isinstance(error, BrokenProcessPool) and attempts[run.digest] < ATTEMPTS:
+                            self.reporter.say(f"a worker died; its run is tried again: {run}")
+                            queue.appendleft([run])
+                            continue
+                        if isinstance(error, BrokenProcessPool):
+                            error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
+                        self.failures.append((run, error))
         finally:
             # Whatever ends this, nothing goes on for nobody and no claim stays held: a notebook keeps the last
             # exception and what it refers to, and its next sweep would wait for that lock for ever.
@@ -164,15 +188,37 @@ class Driver:
                 claim.release()
         return results
 
-    def _put(self, future: Future) -> BaseException | None:
-        """Write the record of a call that is done; return the error instead where it has none to write."""
-        if (error := future.exception()) is not None:
-            return error
+    def _stored(self, run: Run) -> Result | None:
+        """Return the record of a run; of one that is trained for its weights only where these are there, too."""
+        lost = run.digest in self.teachers and not self.store.weights(run).exists()
+        return None if lost else self.store.get(run)
+
+    def _files(self, run: Run) -> dict[str, Path]:
+        files = {"checkpoint": self.store.checkpoint(run)}
+        if run.digest in self.teachers:
+            files["weights"] = self.store.weights(run)
+        if run.teacher is not None:
+            files["teacher"] = self.store.weights(run.teacher)
+        return files
+
+    def _put(self, result: Result) -> Exception | None:
+        """Write a record; return the error where it is none that can be stored."""
         try:
-            self.store.put(future.result())
+            self.store.put(result)
         except (TypeError, ValueError) as unfit:  # not OSError: where one record finds no room, no other does
             return unfit
         return None
+
+
+def _phases(missing: list[Run], store: Store) -> list[list[Run]]:
+    """Return what is trained one after the other: teachers whose weights are not in the store, then the other runs."""
+    phases = [missing]
+    while True:
+        needed = {run.teacher.digest: run.teacher for run in phases[0] if run.teacher is not None}
+        lost = {digest: run for digest, run in needed.items() if not store.weights(run).exists()}
+        if not lost:
+            return phases
+        phases = [list(lost.values()), *([run for run in phase if run.digest not in lost] for phase in phases)]
 
 
 def estimate(runs: Iterable[Run], store: Store) -> float:

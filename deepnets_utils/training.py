@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import datetime
+import functools
 import math
 import platform
 import time
@@ -25,12 +26,13 @@ from deepnets_utils.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from deepnets_utils.files import move_aside
 from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import evaluate, make_optimizer, range_test, train_epoch
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
-from deepnets_utils.runs import Result, Run
+from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.schedules import build_schedule
 from deepnets_utils.tasks import Split, Task, build_task
 
@@ -58,7 +60,8 @@ def train(
     weights: a file that the trained network is written to. teacher: the file with the weights of run.teacher.
     With one machine and one torch version the numbers are the same bits in any process and any order.
     Raises DataError without the data set; ValueError when the run fits a network or trains an estimator, when the
-    task needs more images than the data set has, and without the weights of a run's teacher.
+    task needs more images than the data set has, when the network cannot take its batches, and without the weights
+    of a run's teacher.
     """
     images = data.load(run.dataset)
     task: Task = build_task(run.task)
@@ -70,6 +73,7 @@ def train(
             path, outcome = "estimator", fit_estimator(run, task, splits)
         else:
             path, place = "loop", torch.device(device)
+            check_batches(run, splits)
             batches = Batches(run)
             if run.teacher is not None:
                 batches.teacher, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
@@ -85,7 +89,8 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
     """Train runs that share a `group_key` as one network and return their Results, in order.
 
     device: as `train` has it. The seconds are shared out evenly. Each run comes out as `train` would have it, up to
-    rounding. Raises DataError without the data set, ValueError for runs that do not share a key.
+    rounding. There are no checkpoints: what is interrupted begins again. Raises DataError without the data set,
+    ValueError for runs that do not share a key.
     """
     if len(keys := {group_key(run) for run in runs}) != 1 or None in keys:
         raise ValueError(f"runs that train together need one group_key, these {len(runs)} have {len(keys)}: {keys}")
@@ -111,13 +116,45 @@ def make_network(run: Run, device: torch.device) -> nn.Module:
     return network.to(device, memory_format=torch.channels_last)
 
 
+def check_batches(run: Run, splits: dict[str, Split]) -> None:
+    """Raise ValueError where the run's network cannot take a batch of its splits, before anything is trained.
+
+    Tried without numbers, on the meta device: images that are too small, other channels, one image left for batch norm.
+    """
+    for name, split in splits.items():
+        training = name == "train" or run.evaluation_mode == "train"
+        for size in {min(run.batch_size, len(split)), len(split) % run.batch_size or run.batch_size}:
+            try:
+                _take(run.model, (size, *split.inputs.shape[1:]), training)
+            except NotImplementedError:
+                pass  # a network that looks at its numbers
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{run.model.name} cannot take {len(split)} inputs of {name} in batches of {run.batch_size}, "
+                    f"one of which is {[size, *split.inputs.shape[1:]]}: {error}"
+                ) from error
+
+
+@functools.cache  # the runs of a sweep differ in little else than the seed
+def _take(model: Spec, shape: tuple[int, ...], training: bool) -> None:
+    with torch.device("meta"):
+        network = build_model(model)
+        if isinstance(network, nn.Module):
+            network.train(training)(torch.empty(shape))
+
+
 def load_teacher(run: Run, file: Path | None, device: torch.device) -> tuple[nn.Module, str]:
     """Return the trained network of `run`, in evaluation mode, and the sha256 of its weights; ValueError without."""
     if file is None or not file.exists():
         raise ValueError(f"a student needs the weights of its teacher, and there are none: {run}")
-    state, sha256 = load_state(file, run.digest)
     network = make_network(run, device)
-    network.load_state_dict(state["network"])
+    try:
+        state, sha256 = load_state(file, run.digest)
+        network.load_state_dict(state["network"])
+    except Exception as error:  # torch.load raises many kinds
+        aside = move_aside(file)
+        text = f"the teacher's weights are not used: {error}; moved to {aside}, the next sweep trains it again"
+        raise ValueError(text) from error
     return network.eval(), sha256
 
 
@@ -147,6 +184,9 @@ def train_network(
             return {"status": "diverged", "diverged_at_step": 0, "metrics": found, "history": {}}
     optimizer = make_optimizer(run, network, learning_rate)
     schedule = build_schedule(run.schedule) if run.schedule else None
+    measured = ["train", *(name for name in splits if name == "validation" or run.watch_test)]
+    if schedule and schedule.split not in measured:
+        raise ValueError(f"the schedule looks at the {schedule.split} split, this run measures {', '.join(measured)}")
     scheduler = schedule.start(optimizer) if schedule else None
     saving.load(run, progress, network, optimizer, scheduler)
 
@@ -187,17 +227,24 @@ def train_network(
 
 
 def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, Any]:
-    """Return status and metrics of the estimator that `run` names, and a description of the targets."""
+    """Return status and metrics of the estimator that `run` names, and a description of the targets of a regression.
+
+    A classifier is measured on all splits, a regressor on the test split.
+    """
     estimator = build_model(run.model)
     if isinstance(estimator, nn.Module):
         raise ValueError(f"model {run.model.name!r} is trained: its Run needs a learning_rate, epochs and a batch_size")
-    arrays = {name: (split.inputs.flatten(1).numpy(), split.targets.double().numpy()) for name, split in splits.items()}
+    inputs = {name: split.pixels(split.inputs).flatten(1).numpy() for name, split in splits.items()}
+    metrics: dict[str, Any] = {}
     with threadpool_limits(1):
-        estimator.fit(*arrays[estimator.fit_on])
-        predictions = torch.as_tensor(estimator.predict(arrays["test"][0]))
-    metrics = {f"test_{key}": value for key, value in task.metrics(predictions, splits["test"].targets).items()}
-    for name, split in splits.items():
-        metrics |= {f"{name}_{key}": value for key, value in task.describe(split.targets).items()}
+        estimator.fit(inputs[estimator.fit_on], splits[estimator.fit_on].targets.double().numpy())
+        for name in splits if hasattr(task, "hits") else ("test",):
+            predictions = torch.as_tensor(estimator.predict(inputs[name]))
+            measured = task.metrics(predictions, splits[name].targets)
+            metrics |= {f"{name}_{key}": value for key, value in measured.items()}
+    if hasattr(task, "describe"):
+        for name, split in splits.items():
+            metrics |= {f"{name}_{key}": value for key, value in task.describe(split.targets).items()}
     return {"status": "finished", "metrics": metrics, "history": {}}
 
 

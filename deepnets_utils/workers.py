@@ -16,12 +16,37 @@ from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import Result, Run
 
 DEVICES = ("auto", "cpu", "cuda")
+GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
 
 
-def call_trainer(trainer: str, run: Run, device: str, checkpoint: Path) -> Result:
-    """Train one run with the function that "module:function" names; this is what an Executor is sent."""
+def call_trainer(trainer: str, run: Run, device: str, files: dict[str, Path]) -> Result:
+    """Train one run with the function that "module:function" names; files: what it reads and writes, by option."""
     module, _, function = trainer.partition(":")
-    return getattr(importlib.import_module(module), function)(run, device=device, checkpoint=checkpoint)
+    return getattr(importlib.import_module(module), function)(run, device=device, **files)
+
+
+def call_group(trainer: str, runs: list[Run], device: str, files: dict[str, Path]) -> list[Result]:
+    """Train runs that `groups` put together; this is what an Executor is sent. files: of a run without a key."""
+    if group_key(trainer, runs[0], device) is None:
+        return [call_trainer(trainer, runs[0], device, files)]
+    return importlib.import_module(trainer.partition(":")[0]).train_group(runs, device=device)
+
+
+def groups(trainer: str, runs: Iterable[Run], device: str) -> list[list[Run]]:
+    """Return the runs in the groups that are trained in one call: those with one key, at most 64, the others alone."""
+    together: dict[Any, list[Run]] = {}
+    for run in runs:
+        key = group_key(trainer, run, device)
+        together.setdefault(run.digest if key is None else key, []).append(run)
+    return [part[start : start + GROUP] for part in together.values() for start in range(0, len(part), GROUP)]
+
+
+def group_key(trainer: str, run: Run, device: str) -> Any:
+    """Return what runs share that train as one network on cuda, from the trainer's module; None for one on its own."""
+    if not device.startswith("cuda"):
+        return None
+    module = importlib.import_module(trainer.partition(":")[0])  # late: this module imports no torch
+    return module.group_key(run) if hasattr(module, "group_key") else None
 
 
 class InProcess(Executor):

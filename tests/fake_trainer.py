@@ -20,9 +20,11 @@ from deepnets_utils.sweep import sweep
 TRAINER = "fake_trainer:train"
 
 
-def make_run(seed: int, behaviour: str = "fine", seconds: float = 0.0, version: int | str = 1) -> Run:
+def make_run(
+    seed: int, behaviour: str = "fine", seconds: float = 0.0, version: int | str = 1, teacher: Run | None = None
+) -> Run:
     model = Spec(behaviour, version, (("seconds", seconds),))
-    return Run(dataset="digits_28", task=Spec("fake", 1), model=model, seed=seed)
+    return Run(dataset="digits_28", task=Spec("fake", 1), model=model, seed=seed, teacher=teacher)
 
 
 def result_of(run: Run, wall_seconds: float = 0.01) -> Result:
@@ -31,11 +33,18 @@ def result_of(run: Run, wall_seconds: float = 0.01) -> Result:
     return Result(run=run, status="finished", metrics=metrics, provenance=provenance)
 
 
-def train(run: Run, *, device: str, checkpoint: Path) -> Result:
+def train(
+    run: Run, *, device: str, checkpoint: Path, weights: Path | None = None, teacher: Path | None = None
+) -> Result:
     folder, options = checkpoint.parents[1], dict(run.model.options)
     stored = (folder / "records" / f"{run.digest}.json").exists()
     first = run.digest not in (line["digest"] for line in calls(folder))
     line = {"digest": run.digest, "pid": os.getpid(), "stored": stored, "device": device}
+    if weights is not None:
+        weights.parent.mkdir(exist_ok=True)
+        weights.write_text(run.digest)
+    if run.teacher is not None:
+        line["teacher"] = teacher.read_text()
     with open(folder / "calls", "a") as file:  # one short write at the end of the file is never mixed with another
         file.write(json.dumps(line) + "\n")
     time.sleep(options["seconds"])

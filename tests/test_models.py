@@ -1,11 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from deepnets_utils.models import build_model, model
 from deepnets_utils.models.siamese import PairLogits, Siamese
-from deepnets_utils.runs import Spec
+from deepnets_utils.runs import Run, Spec
 from deepnets_utils.tasks import build_task, task
+from deepnets_utils.training import train
 
 # Source: siamese, Section II and Table I, and the authors' code (Net with batch norm in the head).
 PARAMETERS = {
@@ -17,6 +19,18 @@ PARAMETERS = {
     ("LeNet5_FullyConv", False): 124_382,
     ("Net", False): 29_262,
     ("ResNet", False): 114_830,
+}
+# Source: go_deep, Figure 1 and Section 3.1 (widths 120 and 60 are those of the network that it cites as its base).
+REGRESSORS = {
+    model("ConvRegressor"): 32_449,
+    model("ConvRegressor", extra_layers=1): 33_757,
+    model("ConvRegressor", extra_layers=2): 35_065,
+    model("ConvRegressor", extra_layers=3): 36_373,
+    model("ConvRegressor", extra_layers=4): 37_681,
+    model("ConvRegressor", extra_layers=5): 38_989,
+    model("ConvRegressor", extra_layers=10): 45_529,
+    model("MLPRegressor"): 101_521,
+    model("MLPRegressor", hidden1=40, hidden2=25): 32_451,
 }
 VARIANTS = [model(name, sharing=sharing) for name, sharing in PARAMETERS] + [
     model("Net", head_batch_norm=True),
@@ -135,3 +149,137 @@ def test_the_memory_format_does_not_change_what_is_computed(name: str) -> None:
     plain = network(pairs())
     fast = network.to(memory_format=torch.channels_last)(pairs().contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(fast.comparison, plain.comparison, rtol=1e-4, atol=1e-5)
+
+
+# -- regression of a pixel statistic --------------------------------------------------------------
+
+
+def images(number: int = 6) -> torch.Tensor:
+    return torch.rand(number, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("spec", REGRESSORS, ids=str)
+def test_parameter_counts_of_the_regressors(spec: Spec) -> None:
+    assert count(build_model(spec)) == REGRESSORS[spec]
+
+
+@pytest.mark.parametrize("spec", REGRESSORS, ids=str)
+def test_regressors_forward_and_backward(spec: Spec) -> None:
+    torch.manual_seed(0)
+    network = build_model(spec)
+    outputs = network(images())
+    assert outputs.shape == (6, 1) and outputs.dtype == torch.float32
+    build_task(task("pixel_statistic")).loss(outputs, images().mean((1, 2, 3))).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_layers_of_the_regressors() -> None:
+    network = build_model(model("ConvRegressor", extra_layers=2))
+    layers = [(layer.weight.shape[:2], layer.kernel_size, layer.padding) for layer in kinds(network, nn.Conv2d)]
+    extra = ((12, 12), (3, 3), (1, 1))
+    assert layers == [((6, 1), (5, 5), (0, 0)), ((12, 6), (5, 5), (0, 0)), extra, extra]
+    assert [tuple(layer.weight.shape) for layer in kinds(network, nn.Linear)] == [(120, 192), (60, 120), (1, 60)]
+    assert len(kinds(network, nn.ReLU)) == 4 + 2 and type(network[-1]) is nn.Linear, "none after the last layer"
+    mlp = build_model(model("MLPRegressor"))
+    assert [tuple(layer.weight.shape) for layer in kinds(mlp, nn.Linear)] == [(120, 784), (60, 120), (1, 60)]
+    assert len(kinds(mlp, nn.ReLU)) == 2 and not kinds(mlp, nn.Conv2d)
+
+
+def test_pooling_before_the_relu_is_the_relu_before_pooling() -> None:
+    torch.manual_seed(0)
+    network = build_model(model("ConvRegressor", extra_layers=1))
+    layers = list(network)
+    assert [type(layer) for layer in layers[:6]] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU] * 2
+    as_drawn = nn.Sequential(*(layers[place] for place in (0, 2, 1, 3, 5, 4)), *layers[6:])
+    results = []
+    for order in (network, as_drawn):
+        order.zero_grad()
+        outputs = order(images() - 0.5)
+        outputs.square().sum().backward()
+        results.append([outputs.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True)), "values and gradients, to the bit"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("ConvRegressor", {"extra_layers": -1}, "extra_layers must not be below 0, it is -1"),
+        ("ConvRegressor", {"extra_layers": 1.5}, "option 'extra_layers' of model 'ConvRegressor' must be int, not 1.5"),
+        ("ConvRegressor", {"depth": 3}, "has no option 'depth'; its options are: extra_layers"),
+        ("MLPRegressor", {"hidden1": 0}, "hidden1 and hidden2 must be at least 1, they are 0 and 60"),
+        ("MLPRegressor", {"hidden2": -5}, "hidden1 and hidden2 must be at least 1, they are 120 and -5"),
+        ("MLPRegressor", {"hidden": 5}, "has no option 'hidden'; its options are: hidden1, hidden2"),
+    ],
+)
+def test_impossible_regressors(name: str, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        model(name, **options)
+
+
+# -- shallow and narrow networks for one binary question -------------------------------------------
+
+BINARY = {
+    model("ShallowNet"): 95_297,
+    model("NarrowVGG", depth=11): 1_759_841,
+    model("NarrowVGG", depth=13): 1_771_409,
+}
+
+
+@pytest.mark.parametrize("spec", BINARY, ids=str)
+def test_parameter_counts_of_the_binary_networks(spec: Spec) -> None:
+    network = build_model(spec)
+    assert count(network) == BINARY[spec]
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("depth", [11, 13])
+def test_variants_of_a_narrow_vgg(depth: int) -> None:
+    plain = count(build_model(model("NarrowVGG", depth=depth)))
+    normed = build_model(model("NarrowVGG", depth=depth, variant="batch_norm"))
+    widths = [layer.out_channels for layer in kinds(normed, nn.Conv2d)]
+    assert len(widths) == depth - 3 and count(normed) - plain == 2 * sum(widths)
+    residual = build_model(model("NarrowVGG", depth=depth, variant="residual"))
+    projections = [layer for layer in kinds(residual, nn.Conv2d) if layer.kernel_size == (1, 1)]
+    assert [(layer.in_channels, layer.out_channels) for layer in projections] == [
+        (3, 16),
+        (16, 32),
+        (32, 64),
+        (64, 128),
+    ]
+    assert count(residual) - plain == sum(count(layer) for layer in projections)
+
+
+# -- the linear classifier ------------------------------------------------------------------------
+
+
+def test_logistic_regression_gives_logits_and_shrinks_with_its_penalty() -> None:
+    draw = np.random.default_rng(0)
+    inputs = draw.random((200, 12), dtype=np.float32)
+    targets = (inputs[:, 3] > 0.5).astype(float)
+    sizes = []
+    for penalty in (0.01, 100.0):
+        estimator = build_model(model("logistic_regression", penalty=penalty))
+        logits = estimator.fit(inputs, targets).predict(inputs)
+        assert logits.shape == (200, 1) and estimator.fit_on == "train"
+        assert ((logits[:, 0] > 0) == targets).mean() > 0.85
+        sizes.append(np.abs(logits).mean())
+    assert sizes[1] < 0.2 * sizes[0]
+    three = estimator.fit(inputs, np.arange(200) % 3.0).predict(inputs)
+    assert three.shape == (200, 3)
+
+
+def test_logistic_regression_is_a_run_measured_on_all_splits() -> None:
+    digits = task("image_classes", classes="3,5", train_size=200, validation_size=60, test_size=60)
+    result = train(Run(dataset="digits_32", task=digits, model=model("logistic_regression", penalty=100.0)))
+    accuracies = {name: result.metrics[f"{name}_accuracy"] for name in ("train", "validation", "test")}
+    assert accuracies["train"] > 95 and min(accuracies.values()) > 85, accuracies
+    assert result.metrics["test_error"] == pytest.approx(100 - accuracies["test"])
+    assert result.metrics["test_loss"] < 0.5 and result.provenance["path"] == "estimator"
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0])
+def test_impossible_penalties(penalty: float) -> None:
+    with pytest.raises(ValueError, match="penalty must be above 0"):
+        model("logistic_regression", penalty=penalty)

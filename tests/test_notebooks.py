@@ -31,7 +31,7 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, output):
     first = make_report(study, {"profile": "smoke"})
     assert first.error == ""
     before = json.loads((folder / f"{study}.json").read_text())
-    assert before["runs"]["trained"] == before["runs"]["total"] > 0
+    assert before["runs"]["trained"] > 0
     assert before["runs"]["missing"] == 0 and before["banner"]
     numbers = [pd.read_csv(folder / table["file"]) for table in before["tables"]]
     assert all(len(frame) and frame["ours"].notna().all() for frame in numbers)

@@ -77,6 +77,25 @@ DIGESTS = {
     ),
     "neighbours": Run(task=task("pixel_statistic"), model=model("nearest_neighbours", neighbours=3), **PIXELS),
     "boosting": Run(task=task("pixel_statistic"), model=model("gradient_boosting", trees=20), **PIXELS),
+    "conv_range_test": Run(
+        task=task("pixel_statistic"),
+        model=model("ConvRegressor", extra_layers=10),
+        learning_rate="range_test",
+        epochs=30,
+        batch_size=64,
+        seed=42,
+        data_seed=42,
+        **PIXELS,
+    ),
+    "mlp_range_test_per_rate": Run(
+        task=task("pixel_statistic", statistic="std"),
+        model=model("MLPRegressor"),
+        learning_rate="range_test_per_rate",
+        optimizer="sgd",
+        epochs=30,
+        batch_size=64,
+        **PIXELS,
+    ),
 }
 EXPECTED = {
     "Net": "fb68860e157cbbf4",
@@ -100,6 +119,8 @@ EXPECTED = {
     "linear": "a072431996d29923",
     "neighbours": "ec8e53ff13642a65",
     "boosting": "db2c52114d1f05f8",
+    "conv_range_test": "149603a6a5b29f9f",
+    "mlp_range_test_per_rate": "795572e3bd19c07e",
 }
 
 RUN = DIGESTS["Net_as_coded"]
@@ -129,6 +150,18 @@ def test_defaults_are_left_out() -> None:
     said = Run(optimizer="adam", weight_decay=0, l1=-0.0, shuffle="every_epoch", seed=0, loop_version=1, **plain)
     assert said.digest == Run(**plain).digest
     assert set(said.to_json()) == {"dataset", "task", "model", "loop_version"}
+
+
+def test_a_range_test_is_a_learning_rate_of_its_own() -> None:
+    runs = [changed(learning_rate=rate) for rate in (0.03, "range_test", "range_test_per_rate")]
+    assert len({run.digest for run in runs}) == 3
+    assert runs[1].to_json()["learning_rate"] == "range_test" and "learning_rate=range_test," in str(runs[1])
+    again = Run.from_json(json.loads(json.dumps(runs[1].to_json())))
+    assert again == runs[1] and again.digest == runs[1].digest
+    with pytest.raises(ValueError, match="a number or one of range_test, range_test_per_rate, not 'rangetest'"):
+        changed(learning_rate="rangetest")
+    with pytest.raises(ValueError, match="epochs >= 1 and batch_size >= 1, not range_test, 0 and 100"):
+        changed(learning_rate="range_test", epochs=0)
 
 
 def test_the_order_of_options_does_not_matter() -> None:

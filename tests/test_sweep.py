@@ -249,7 +249,13 @@ def test_workers_are_used_again(store: Store) -> None:
 def test_a_worker_ends_when_it_is_told_to_whatever_it_does(store: Store) -> None:
     store.folder.mkdir()
     worker = workers_module.WorkerProcess()
-    worker.submit(workers_module.call_trainer, TRAINER, make_run(0, seconds=60.0), "cpu", store.checkpoint(make_run(0)))
+    worker.submit(
+        workers_module.call_trainer,
+        TRAINER,
+        make_run(0, seconds=60.0),
+        "cpu",
+        {"checkpoint": store.checkpoint(make_run(0))},
+    )
     while not calls(store.folder):
         time.sleep(0.01)
     process = psutil.Process(calls(store.folder)[0]["pid"])
@@ -394,3 +400,37 @@ def test_ctrl_c_keeps_what_is_stored_and_ends_at_once(store: Store, drivers: Dri
     assert driver.returncode not in (0, None) and "KeyboardInterrupt" in errors
     drivers.assert_none_left(2)
     assert stored_runs(store) == {0}
+
+
+# -- teachers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_teacher_is_trained_before_its_students_and_once(store: Store, workers: int) -> None:
+    grand = make_run(7)
+    teacher = make_run(8, teacher=grand)
+    students = [make_run(seed, teacher=teacher) for seed in range(3)]
+    options = {"store": store, "trainer": TRAINER, "workers": workers}
+    results = sweep([*students, make_run(9)], **options)
+    assert [result.run for result in results] == [*students, make_run(9)]
+    lines = calls(store.folder)
+    assert [line["digest"] for line in lines][:2] == [grand.digest, teacher.digest] and len(lines) == 6
+    read = {line["digest"]: line.get("teacher") for line in lines}
+    assert [read[student.digest] for student in students] == [teacher.digest] * 3
+
+    sweep([*students, teacher], **options)
+    assert len(calls(store.folder)) == 6, "all is stored: teachers are not looked at"
+    store.weights(teacher).unlink()
+    sweep(students, **options)
+    assert len(calls(store.folder)) == 6, "no student is missing, so nobody needs the weights"
+    more = sweep([make_run(10, teacher=teacher), teacher], **options)
+    assert [result.run for result in more] == [make_run(10, teacher=teacher), teacher]
+    again = [line["digest"] for line in calls(store.folder)][6:]
+    assert again == [teacher.digest, make_run(10, teacher=teacher).digest], "its weights were lost, its teacher's not"
+
+
+def test_students_of_a_teacher_that_fails_are_named(store: Store) -> None:
+    teacher = make_run(1, "raises")
+    with pytest.raises(TrainingFailed, match="made to fail"):
+        sweep([make_run(2, teacher=teacher), make_run(3)], store=store, trainer=TRAINER)
+    assert store.get(make_run(3)) is not None

@@ -18,4 +18,4 @@ model = MODELS.spec
 register_model = MODELS.register
 build_model = MODELS.build
 
-from deepnets_utils.models import estimators, regression, siamese, vgg  # noqa: E402, F401  (they register themselves)
+from deepnets_utils.models import estimators, notation, regression, siamese, vgg, vision  # noqa: E402, F401  (they register themselves)

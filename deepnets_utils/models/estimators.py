@@ -1,4 +1,4 @@
-"""Estimators that are fitted, not trained: constant predictors and scikit-learn's regressors.
+"""Estimators that are fitted, not trained: constant predictors, scikit-learn's regressors and a linear classifier.
 
 They stand in the same registry as the networks, so that a baseline is a Run like any other: stored,
 published, and shown where the data set is not.
@@ -15,7 +15,8 @@ from deepnets_utils.models import register_model
 class Estimator(Protocol):
     """What `training` fits. fit_on: the split that it sees, "train" or "test".
 
-    inputs: float32 [N, features], in 0 to 1. targets: float64 [N].
+    inputs: float32 [N, features], in 0 to 1. targets: float64 [N]. Predictions: what the task's metrics take:
+    numbers [N], or logits [N, classes] ([N, 1] for two).
     """
 
     fit_on: str
@@ -61,6 +62,13 @@ class Regressor:
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         return self._fitted.predict(inputs)
+
+
+class Classifier(Regressor):
+    """A scikit-learn classifier on the pixels, fitted on the training split; it predicts logits."""
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        return self._fitted.decision_function(inputs).reshape(len(inputs), -1)
 
 
 @register_model(version=1)
@@ -113,3 +121,22 @@ def gradient_boosting(*, trees: int = 100) -> Estimator:
         return HistGradientBoostingRegressor(max_iter=trees, early_stopping=False, random_state=0)
 
     return Regressor(build)
+
+
+@register_model(version=1)
+def logistic_regression(*, penalty: float = 1.0) -> Estimator:
+    """Return logistic regression on the standardised pixels.
+
+    penalty: weight, above 0, of half the squared weights beside the sum (not the mean) of the images' losses.
+    """
+    if penalty <= 0:
+        raise ValueError(f"penalty must be above 0, not {penalty}")
+
+    def build() -> Any:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=1000))
+
+    return Classifier(build)

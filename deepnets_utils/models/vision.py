@@ -1,0 +1,80 @@
+"""GoogLeNet, VGG19 and ResNet18 as torchvision has them, for ten classes, and GoogLeNet's variants.
+
+Input: float32 [N, 3, H, W], 32x32 in googlenet; output: logits, float32 [N, 10]. The initial weights are torchvision's.
+stem: "imagenet" is torchvision's; "cifar" keeps small images large: the first convolution is 3x3 with stride 1, and
+nothing is pooled before the first block. Source: googlenet, Sections 2.1 and 3.2.
+"""
+
+import functools
+
+from torch import nn
+
+from deepnets_utils.models import register_model
+
+CLASSES = 10
+STEMS = ("imagenet", "cifar")
+RESIDUALS = ("none", "identity", "projection")
+
+# torchvision is imported where a network is made: it takes seconds, and most processes make none of these.
+
+
+@register_model(version=1)
+def GoogLeNet(*, kernel: int = 3, residual: str = "none", auxiliary: bool = True, stem: str = "imagenet") -> nn.Module:
+    """Return GoogLeNet: nine Inception modules, batch norm after each convolution (9,960,638 parameters).
+
+    kernel: 3 as in torchvision, or 5, the GoogLeNet paper's, in each module's third branch. residual: "none",
+    "identity" (added to what a module concatenates on 4b, 4c and 5a, whose input and output have one shape) or
+    "projection" (on the other six, too, by a 1x1 convolution with batch norm). auxiliary: two more classifiers; in
+    training mode the output is a tuple of three logits, the last layer's first (5,610,154 parameters without).
+    Weights from a normal distribution with deviation 0.01: torchvision's default in the document's year.
+    """
+    from torchvision.models import GoogLeNet
+    from torchvision.models.googlenet import BasicConv2d, InceptionAux
+
+    from deepnets_utils.models.inception import ResidualInception
+
+    _check("kernel", kernel, (3, 5))
+    _check("residual", residual, RESIDUALS)
+    _check("stem", stem, STEMS)
+    blocks = [BasicConv2d, functools.partial(ResidualInception, kernel=kernel, residual=residual), InceptionAux]
+    network = GoogLeNet(CLASSES, aux_logits=auxiliary, init_weights=True, blocks=blocks)
+    if stem == "cifar":
+        network.conv1 = BasicConv2d(3, 64, kernel_size=3, padding=1)
+        nn.init.trunc_normal_(network.conv1.conv.weight, std=0.01)
+        network.maxpool1, network.maxpool2 = nn.Identity(), nn.Identity()
+    return network
+
+
+@register_model(version=1)
+def VGG19(*, stem: str = "imagenet") -> nn.Module:
+    """Return VGG19 without batch norm, with its three linear layers and their dropout (139,611,210 parameters).
+
+    Its first convolution is a small one in any case. Images from 32x32; from 16x16 without the first of its five
+    poolings (stem "cifar").
+    """
+    from torchvision.models import vgg19
+
+    _check("stem", stem, STEMS)
+    network = vgg19(num_classes=CLASSES)
+    if stem == "cifar":
+        network.features[4] = nn.Identity()
+    return network
+
+
+@register_model(version=1)
+def ResNet18(*, stem: str = "imagenet") -> nn.Module:
+    """Return ResNet18 (11,181,642 parameters)."""
+    from torchvision.models import resnet18
+
+    _check("stem", stem, STEMS)
+    network = resnet18(num_classes=CLASSES)
+    if stem == "cifar":
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return network
+
+
+def _check(name: str, value: int | str, allowed: tuple[int | str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(str, allowed))}, not {value!r}")

@@ -1,0 +1,194 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepnets_utils import data
+from deepnets_utils.augment import augmentation
+from deepnets_utils.batches import Batches
+from deepnets_utils.models import model
+from deepnets_utils.runs import Run
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import build_task, task
+from deepnets_utils.training import train
+
+DIGITS = "digits_32"
+
+
+def splits(data_seed: int = 0, **options: object) -> dict:
+    spec = task("image_classes", **{"train_size": 100, "validation_size": 50, "test_size": 60} | options)
+    return build_task(spec).splits(data.load(DIGITS), data_seed)
+
+
+def make_run(**fields: object) -> Run:
+    spec = {"train_size": 96, "validation_size": 40, "test_size": 50} | fields.pop("options", {})
+    defaults = {"model": model("notation", layers="4c-mp-8c-mp-16fc-10fc"), "learning_rate": 3e-3, "epochs": 3}
+    return Run(dataset=DIGITS, task=task("image_classes", **spec), batch_size=32, **defaults | fields)
+
+
+def test_statistics_are_those_of_the_training_images_alone() -> None:
+    parts = splits()
+    train_pixels = parts["train"].pixels(parts["train"].inputs)
+    normal = parts["train"].normalised(train_pixels)
+    assert normal.mean((0, 2, 3)).tolist() == pytest.approx([0] * normal.shape[1], abs=1e-5)
+    assert normal.std((0, 2, 3), correction=0).tolist() == pytest.approx([1] * normal.shape[1], abs=1e-5)
+    for name in ("validation", "test"):
+        assert torch.equal(parts[name].mean, parts["train"].mean)
+        assert torch.equal(parts[name].deviation, parts["train"].deviation)
+
+
+def test_splits_do_not_overlap_and_repeat() -> None:
+    parts = splits(validation_size=400, train_size=0)
+    images = {
+        name: {bytes(image.numpy().tobytes()) for image in parts[name].inputs} for name in ("train", "validation")
+    }
+    assert len(images["train"] & images["validation"]) <= 2, "two scans may be equal"
+    assert torch.equal(parts["train"].inputs, splits(validation_size=400, train_size=0)["train"].inputs)
+    assert not torch.equal(parts["train"].inputs, splits(1, validation_size=400, train_size=0)["train"].inputs)
+
+
+def test_two_classes_become_0_and_1() -> None:
+    images = data.load(DIGITS)
+    parts = splits(classes="3,5", train_size=0, validation_size=20, test_size=0)
+    assert len(parts["train"]) + 20 == ((images.train_labels == 3) | (images.train_labels == 5)).sum()
+    assert len(parts["test"]) == ((images.test_labels == 3) | (images.test_labels == 5)).sum()
+    of_test = images.test_images[images.test_labels == 5]
+    assert torch.equal(parts["test"].inputs[parts["test"].targets == 1], of_test)
+
+
+@pytest.mark.parametrize(("inputs", "top"), [("unit", 1.0), ("raw", 255.0)])
+def test_other_scales(inputs: str, top: float) -> None:
+    part = splits(inputs=inputs)["train"]
+    pixels = part.normalised(part.pixels(part.inputs))
+    assert pixels.min() == 0 and pixels.max().item() == pytest.approx(top)
+
+
+def test_grey_images_padded_and_repeated() -> None:
+    spec = task("image_classes", pad=2, channels=3, train_size=30, validation_size=0, test_size=10)
+    parts = build_task(spec).splits(data.load("digits_28"), 0)
+    assert set(parts) == {"train", "test"} and parts["train"].inputs.shape == (30, 3, 32, 32)
+    assert parts["train"].inputs[:, :, :2].max() == 0
+    assert torch.equal(parts["train"].inputs[:, 0], parts["train"].inputs[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inputs": "grey"}, "inputs must be one of 'standardised', 'unit', 'raw'"),
+        ({"distillation": "mse"}, "distillation must be one of '', 'softmax_mse', 'logit_mse', 'kl'"),
+        ({"classes": "3"}, "classes must be different numbers"),
+        ({"classes": "3,3"}, "classes must be different numbers"),
+        ({"classes": "cat,dog"}, "classes must be different numbers"),
+        ({"channels": 1}, "channels must be one of 0, 3"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"pad": -1}, "pad must not be below 0"),
+    ],
+)
+def test_impossible_options(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        task("image_classes", **options)
+
+
+def test_sizes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="do not fit into"):
+        splits(train_size=10**6)
+    with pytest.raises(ValueError, match="test_size 1000000 does not fit"):
+        splits(test_size=10**6)
+
+
+def test_the_losses_are_those_of_their_papers() -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(6, 10, generator=draw), torch.randn(6, 10, generator=draw)
+    labels = torch.arange(6)
+    taught = torch.cat((labels[:, None].float(), teacher), 1)
+
+    def loss(outputs: Tensor, targets: Tensor, **options: object) -> float:
+        return build_task(task("image_classes", **options)).loss(outputs, targets).item()
+
+    p, q = student.softmax(1), teacher.softmax(1)
+    assert loss(student, taught, distillation="softmax_mse") == pytest.approx((p - q).square().mean().item())
+    assert loss(student, taught, distillation="logit_mse") == pytest.approx((student - teacher).square().mean().item())
+    p, q = (student / 3).softmax(1), (teacher / 3).softmax(1)
+    divergence = 9 * (q * (q / p).log()).sum(1).mean().item()
+    assert loss(student, taught, distillation="kl", temperature=3.0) == pytest.approx(divergence, rel=1e-5)
+    cross_entropy = F.cross_entropy(student, labels).item()
+    assert loss(student, labels) == pytest.approx(cross_entropy)
+    assert loss((student, student, None), labels, auxiliary=0.3) == pytest.approx(1.3 * cross_entropy)
+    binary = labels % 2
+    one = student[:, :1]
+    expected = -torch.where(binary == 1, one[:, 0].sigmoid(), 1 - one[:, 0].sigmoid()).log().mean().item()
+    assert loss(one, binary) == pytest.approx(expected, rel=1e-5)
+    metrics = build_task(task("image_classes", distillation="kl")).metrics(student, taught)
+    assert metrics["accuracy"] == pytest.approx(100 * (student.argmax(1) == labels).float().mean().item())
+    assert metrics["error"] == pytest.approx(100 - metrics["accuracy"])
+
+
+def test_best_weights_are_tested_beside_the_last() -> None:
+    run = make_run(keep_best=True, watch_test=True, epochs=6, learning_rate=3e-2)
+    result = train(run)
+    errors = result.history["validation_error"]
+    best = errors.index(min(errors))
+    assert result.metrics["selected_epoch"] == best + 1
+    assert result.metrics["selected_test_error"] == result.history["test_error"][best]
+    assert result.metrics["test_error"] == result.history["test_error"][-1]
+    plain = train(make_run(epochs=6, learning_rate=3e-2))
+    assert plain.history["train_loss"] == result.history["train_loss"] and "selected_epoch" not in plain.metrics
+
+
+def test_keep_best_needs_validation_images() -> None:
+    with pytest.raises(ValueError, match="keep_best needs a task with a validation split"):
+        train(make_run(keep_best=True, options={"validation_size": 0}))
+
+
+def test_gradient_norms_of_the_first_steps() -> None:
+    result = train(make_run(gradient_steps=5))
+    norms = torch.tensor(result.metrics["gradient_norms"])
+    assert norms.shape == (4, 5) and (norms > 0).all(), "four layers with weights, five steps"
+    assert result.history == train(make_run()).history
+
+
+def test_a_student_learns_from_its_teacher(tmp_path: Path) -> None:
+    store = Store(tmp_path, published=None)
+    teacher = make_run(model=model("notation", layers="8c-mp-16c-mp-32fc-10fc"), epochs=8, seed=1)
+    options = {"distillation": "softmax_mse"}
+    student = make_run(teacher=teacher, options=options, epochs=8, augmentation=augmentation("flip_crop", padding=1))
+    taught, taught_again = sweep([student, student], store=store)
+    lead = store.get(teacher)
+    assert taught.provenance["teacher_weights_sha256"] == lead.provenance["weights_sha256"]
+    assert store.weights(teacher).exists() and not store.weights(student).exists()
+    assert taught.history["train_loss"][-1] < taught.history["train_loss"][0] / 2
+    assert taught.history["validation_loss"][-1] < taught.history["validation_loss"][0]
+    again = train(student, teacher=store.weights(teacher))
+    assert again.history == taught.history and again.metrics == taught.metrics
+    with pytest.raises(ValueError, match="a student needs the weights of its teacher"):
+        train(student)
+    store.weights(teacher).write_bytes(store.weights(teacher).read_bytes()[:-1])
+    with pytest.raises(ValueError, match="checksum"):
+        train(student, teacher=store.weights(teacher))
+
+
+def test_the_teacher_sees_what_the_student_sees() -> None:
+    spec = {"options": {"distillation": "kl"}, "augmentation": augmentation("flip_crop")}
+    run = make_run(teacher=make_run(), **spec)
+    seen: list[Tensor] = []
+
+    class Sums(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return torch.stack([images.sum((1, 2, 3))] * 10, 1)
+
+    split = splits()["train"]
+    order = torch.arange(len(split)).flip(0)
+    for x, y in Batches(run, Sums()).training(split, order, 0):
+        assert torch.equal(seen[-1], x) and y.shape[1] == 11
+        assert torch.equal(y[:, 1], x.sum((1, 2, 3)))
+    labels = torch.cat([y[:, 0] for _, y in Batches(run, Sums()).training(split, order, 0)])
+    assert labels.tolist() == split.targets.flip(0).tolist()
+    plain = [x for x, _ in Batches(make_run()).training(split, order, 0)]
+    assert not torch.equal(torch.cat(plain), torch.cat(seen[: math.ceil(len(split) / 32)]))
+    first, second = ([x for x, _ in Batches(run, Sums()).training(split, order, epoch)] for epoch in (0, 1))
+    assert not torch.equal(torch.cat(first), torch.cat(second)), "each epoch draws anew"
