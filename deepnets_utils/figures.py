@@ -18,9 +18,9 @@ from torch import nn
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 plt.rcParams |= {
     "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
     "savefig.dpi": 120,
     "svg.fonttype": "none",  # text stays text: smaller, and quicker to write
-    "savefig.bbox": "tight",
     "svg.hashsalt": "deepnets",  # equal figures give equal files
     "axes.titlesize": "medium",
 }
@@ -28,9 +28,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def rendered(figure: Figure, ending: str) -> bytes:
-    """Return the figure as the bytes of a "png" or "svg" file."""
+    """Return the figure as the bytes of a "png" or "svg" file; its layout is computed the first time."""
     stream = io.BytesIO()
     figure.savefig(stream, format=ending)
+    figure.set_layout_engine("none")
     return stream.getvalue()
 
 

@@ -112,7 +112,8 @@ def by_lightning(run: Run, device: str = "cpu") -> Timed:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     silent = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    float32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # as the package: losses are compared
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), float32:
         warnings.simplefilter("ignore")  # among others its advice to use worker processes
         place = {"accelerator": "gpu" if device == "cuda" else "cpu", "devices": 1, "default_root_dir": folder}
         Trainer(max_epochs=run.epochs, callbacks=[Clock()], **place, **silent).fit(Regressor(), loader)

@@ -118,13 +118,15 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
 def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
     """Make the reports of several studies, each with its values, as `make_report` does.
 
-    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time;
-    else one after the other, for each uses all workers.
+    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time and
+    share the CPUs; else one after the other, for each uses all workers.
     """
     light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
-    together = min(len(jobs), os.cpu_count() or 1) if light else 1
+    cpus = os.cpu_count() or 1
+    together = min(len(jobs), cpus) if light else 1
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
+    jobs = [(study, {"workers": cpus // together, **values}) for study, values in jobs]
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more
     with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]

@@ -235,8 +235,6 @@ class Study:
         from deepnets_utils import figures
 
         file = self.figures_folder / f"{self.name}_{name}.png"
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it stands now; else each rendering would compute it twice again
         pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
         figures.plt.close(figure)
         for ending, picture in pictures.items():
