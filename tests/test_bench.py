@@ -67,7 +67,7 @@ def test_table_and_figure_show_every_row():
 @pytest.mark.parametrize("network", bench.NETWORKS)
 def test_a_plain_loop_and_replicas_train_what_the_package_trains(network: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "REPLICA_EPOCHS", 1)
-    runs = [make_run("digits_28", network, 8, seed) for seed in (3, 4)]
+    runs = [make_run("digits_28", network, 4, seed) for seed in (3, 4)]
     expected = [by_package(run).loss for run in runs]
     assert expected[0] != pytest.approx(expected[1], rel=0.01)
     assert [by_plain_loop(run).loss for run in runs] == pytest.approx(expected, rel=1e-4)
@@ -112,6 +112,7 @@ def test_without_cuda_there_are_no_ways_for_it():
     assert counts == [1, 1, 10, 30]
 
 
+@pytest.mark.slow
 def test_whole_benchmark_on_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     pytest.importorskip("lightning")
     monkeypatch.setenv("DEEPNETS_DATA", str(tmp_path))
