@@ -22,10 +22,12 @@ def results() -> str:
         for table in summary["tables"]:
             lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
             frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
-            counts = [
-                f"{protocol + ': ' if protocol else ''}{(part['verdict'] == 'agrees').sum()} of {len(part)}"
-                for protocol, part in frame.groupby("protocol", sort=False)
-            ]
+            counts = []
+            for protocol, part in frame.groupby("protocol", sort=False):
+                waiting = int(part["verdict"].isin(["missing", "too few runs"]).sum())
+                text = f"{(part['verdict'] == 'agrees').sum()} of {len(part)}"
+                text += f" ({waiting} have too few runs yet)" if waiting else ""
+                counts.append(f"{protocol}: {text}" if protocol else text)
             command = f"`make report STUDY={number} PROFILE=paper`"
             overview.append(f"| {summary['study']} | {table['title']} | {command} | {'; '.join(counts)} |")
             details.append(_cells(table["title"], frame))
@@ -60,7 +62,9 @@ def main() -> None:
     readme.write_text(f"{before}{START}\n\n{results()}\n{END}{after}")
     PICTURES.mkdir(parents=True, exist_ok=True)
     for picture in sorted(set(part.split(")")[0] for part in text.split("](figures/readme/")[1:])):
-        shutil.copyfile(paths.output_root() / "figures" / "paper" / picture, PICTURES / picture)
+        drawn = paths.output_root() / "figures" / "paper" / picture
+        if drawn.exists():  # the benchmark's is drawn by `deepnets bench`
+            shutil.copyfile(drawn, PICTURES / picture)
 
 
 if __name__ == "__main__":
