@@ -9,7 +9,7 @@ from deepnets_utils import data, published
 from deepnets_utils.cells import Cells
 from deepnets_utils.models import build_model, model
 from deepnets_utils.parameters import study_names
-from deepnets_utils.reports import make_report
+from deepnets_utils.reports import make_reports
 from deepnets_utils.runs import Run
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
@@ -17,31 +17,38 @@ from deepnets_utils.tasks import task
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def smoke(request, tmp_path_factory):
+    """Each study's summary, outcomes and tables after a smoke report and after a second one from the store.
+
+    Of the studies that are tested; several at once, as `make report` does.
+    """
+    asked = {item.callspec.params["study"] for item in request.session.items if "smoke" in item.fixturenames}
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("output")
-        patch.setenv("DEEPNETS_OUTPUT", str(folder))
-        yield folder
+        output = tmp_path_factory.mktemp("output")
+        patch.setenv("DEEPNETS_OUTPUT", str(output))
+        folder = output / "reports" / "smoke"
+        reports = []
+        for train in ("missing", "never"):
+            outcomes = make_reports([(study, {"profile": "smoke", "train": train}) for study in sorted(asked)])
+            summaries = {study: json.loads((folder / f"{study}.json").read_text()) for study in asked}
+            tables = {table["file"] for summary in summaries.values() for table in summary["tables"]}
+            frames = {file: pd.read_csv(folder / file) for file in tables}
+            reports.append(({outcome.study: outcome.error for outcome in outcomes}, summaries, frames))
+        yield folder, *reports
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", study_names())
-def test_smoke_runs_whole_and_a_second_time_from_the_store(study, output):
-    folder = output / "reports" / "smoke"
-    first = make_report(study, {"profile": "smoke"})
-    assert first.error == ""
-    before = json.loads((folder / f"{study}.json").read_text())
-    assert before["runs"]["trained"] > 0
-    assert before["runs"]["missing"] == 0 and before["banner"]
-    numbers = [pd.read_csv(folder / table["file"]) for table in before["tables"]]
-    assert all(len(frame) and frame["ours"].notna().all() for frame in numbers)
-
-    second = make_report(study, {"profile": "smoke", "train": "never"})
-    assert second.error == ""
-    after = json.loads((folder / f"{study}.json").read_text())
+def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
+    folder, (first_errors, first, numbers), (second_errors, second, stored) = smoke
+    assert first_errors[study] == second_errors[study] == ""
+    before, after = first[study], second[study]
+    assert before["runs"]["trained"] > 0 == before["runs"]["missing"] and before["banner"]
     assert after["runs"]["trained"] == 0
-    for table, frame in zip(after["tables"], numbers, strict=True):
-        pd.testing.assert_frame_equal(pd.read_csv(folder / table["file"]), frame)
+    for table in before["tables"]:
+        frame = numbers[table["file"]]
+        assert len(frame) and frame["ours"].notna().all()
+        pd.testing.assert_frame_equal(stored[table["file"]], frame)
     verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
     assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
     assert (folder / f"{study}.html").stat().st_size > 50_000
