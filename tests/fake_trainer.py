@@ -73,6 +73,7 @@ def calls(folder: Path) -> list[dict]:
 
 if __name__ == "__main__":
     # Trains COUNT runs of SECONDS each with WORKERS processes into the store FOLDER and prints the digests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     folder, count, seconds, workers = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     runs = [make_run(seed, seconds=seconds) for seed in range(count)]
     results = sweep(runs, store=Store(folder, published=None), workers=workers, trainer=TRAINER)
