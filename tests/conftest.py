@@ -1,8 +1,10 @@
 """Fixtures that several tests share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,3 +26,14 @@ def no_idle_workers() -> Iterator[None]:
     """End the processes that a test's sweeps leave to the next sweep: they hold that test's environment."""
     yield
     workers.end_workers()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright; tests that need it are skipped where one of the two is missing."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
