@@ -57,7 +57,8 @@ def train(
     device: "cpu", "cuda" or "cuda:N". checkpoint: a file, written at the first end of an epoch that is
     `checkpoint_seconds` after the last writing, from which an interrupted run goes on.
     on_epoch: called after each epoch with its number (from 1) and the history so far.
-    weights: a file that the trained network is written to. teacher: the file with the weights of run.teacher.
+    weights: a file that the trained network is written to, NaN where it diverged.
+    teacher: the file with the weights of run.teacher.
     With one machine and one torch version the numbers are the same bits in any process and any order.
     Raises DataError without the data set; ValueError when the run fits a network or trains an estimator, when the
     task needs more images than the data set has, when the network cannot take its batches, and without the weights
@@ -79,7 +80,10 @@ def train(
                 batches.teacher, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
             network, saving = make_network(run, place), Saving(checkpoint, checkpoint_seconds, clock)
             outcome = train_network(run, task, network, batches, splits, saving, on_epoch)
-            if weights is not None and outcome["status"] == "finished":
+            if weights is not None:
+                if outcome["status"] == "diverged":  # and so do its students, at their first step
+                    for parameter in network.parameters():
+                        nn.init.constant_(parameter, math.nan)
                 extra["weights_sha256"] = save_state(weights, {"digest": run.digest, "network": network.state_dict()})
     provenance = _provenance(path, "cpu" if path == "estimator" else device, clock, images)
     return Result(run=run, provenance=provenance | extra, **outcome)

@@ -171,6 +171,13 @@ def test_a_student_learns_from_its_teacher(tmp_path: Path) -> None:
         train(student, teacher=store.weights(teacher))
 
 
+def test_students_of_a_teacher_that_diverged_count_as_diverged(store: Store) -> None:
+    teacher = make_run(learning_rate=1e30, seed=1)
+    student = make_run(teacher=teacher, options={"distillation": "softmax_mse"})
+    lead, taught = sweep([teacher, student], store=store)
+    assert lead.status == taught.status == "diverged" and taught.diverged_at_step == 0
+
+
 def test_the_teacher_sees_what_the_student_sees() -> None:
     spec = {"options": {"distillation": "kl"}, "augmentation": augmentation("flip_crop")}
     run = make_run(teacher=make_run(), **spec)
