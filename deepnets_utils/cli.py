@@ -21,7 +21,7 @@ from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store, read_records, write_records
 from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, sweep
-from deepnets_utils.workers import resolve
+from deepnets_utils.workers import engine, resolve, use_cluster
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "paper")
@@ -43,6 +43,7 @@ Settings = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Runs at a time; 0: one a CPU, or one on cuda.")]
+Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Train on a Dask cluster: tcp://host:8786.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Train although more than two hours are estimated.")]
 
 
@@ -50,9 +51,9 @@ def main() -> None:
     """Run the command line (entry point `deepnets`)."""
     try:
         app()
-    except (ParameterError, SweepTooLong, TrainingFailed) as error:
+    except (ParameterError, SweepTooLong, TrainingFailed, OSError) as error:
         print(f"deepnets: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, TrainingFailed) else 2)
+        sys.exit(2 if isinstance(error, (ParameterError, SweepTooLong)) else 1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("interrupted: what was finished is stored, and the same command does the rest", file=sys.stderr)
@@ -72,6 +73,7 @@ def report(
     data: Annotated[
         str | None, typer.Option(metavar="WHICH", help="auto, real or embedded (scikit-learn's digits).")
     ] = None,
+    dask: Dask = None,
     yes: Yes = False,
     hide_code: Annotated[bool, typer.Option("--hide-code", help="Pages without code, for handing out.")] = False,
     as_zip: Annotated[bool, typer.Option("--zip", help="Also pack pages, tables and figures of each profile.")] = False,
@@ -83,6 +85,8 @@ def report(
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = [f"{name}={value}" for name, value in options.items() if value is not None] + (settings or [])
     named = any(text.startswith("profile=") for text in given)
+    if dask:
+        use_cluster(dask)
     profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]
     outcomes = _make([given + texts for texts in profiles], studies, hide_code)
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
@@ -115,6 +119,7 @@ def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Lists that `deepnets plan` wrote.")],
     device: Device = None,
     workers: Workers = None,
+    dask: Dask = None,
     yes: Yes = False,
 ) -> None:
     """Train the runs of such lists, without Jupyter.
@@ -125,9 +130,10 @@ def train(
     runs = [run for run in listed if not (run.model.local or run.task.local)]
     if len(runs) < len(listed):
         print(f"{len(listed) - len(runs)} runs use a model or task that only their notebook has", file=sys.stderr)
-    device, workers = resolve(device or "auto", workers or 0)
-    title = ", ".join(file.stem for file in files)
-    sweep(runs, store=Store(), device=device, workers=workers, yes=yes, title=title)
+    if dask:
+        use_cluster(dask)
+    place = engine(*resolve(device or "auto", workers or 0))
+    sweep(runs, store=Store(), yes=yes, title=", ".join(file.stem for file in files), **place)
 
 
 @app.command()

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.datasets import CANONICAL, DataError
 from deepnets_utils.paths import data_root
 
 PROBE_SECONDS = 4.0  # with the imports of torch and torchvision, a missing network is noticed within 10 s
@@ -54,10 +54,6 @@ FILES: dict[str, dict[str, tuple[int, str]]] = {
     },
 }
 DATA_SETS = tuple(CANONICAL)
-
-
-class DataError(RuntimeError):
-    """A data set cannot be had: the message says what, where, and what to do."""
 
 
 class DataNotFound(DataError):

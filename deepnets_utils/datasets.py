@@ -1,5 +1,10 @@
 """The data sets' names and fingerprints, as plain facts. Imports no torch."""
 
+
+class DataError(RuntimeError):
+    """A data set cannot be had: the message says what, where, and what to do."""
+
+
 # sha256 over dtype, shape and bytes of training images, training labels, test images and test labels. The last
 # two are scikit-learn's digits, enlarged, which stand in where the real data sets are not.
 CANONICAL: dict[str, str] = {

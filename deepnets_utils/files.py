@@ -10,18 +10,21 @@ from typing import IO
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file through `write(file)`: temporary file in the same folder, fsync, replace.
 
-    A reader sees the old file or the new one, never a part. Raises OSError when there is no room or right.
+    A reader sees the old file or the new one, never a part. Raises OSError, with the path, without room or right.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say which
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

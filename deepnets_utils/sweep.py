@@ -1,11 +1,14 @@
 """Sweeps: runs in, results out; what is stored is not trained again. Imports no torch."""
 
 import collections
+import contextlib
 import itertools
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -14,13 +17,25 @@ from filelock import FileLock
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
-from deepnets_utils.workers import InProcess, WorkerProcess, call_group, groups, keep_workers, take_workers
+from deepnets_utils.workers import (
+    InProcess,
+    UnfitWorker,
+    WorkerProcess,
+    call_group,
+    groups,
+    keep_workers,
+    take_workers,
+    versions,
+)
 
 TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
 LONG_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
+TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits_28": 1_397, "digits_32": 1_397}
 SAMPLE = 1000  # stored results that an estimate of time looks at
+HERE = (InProcess, WorkerProcess)
+LOST = "the executor gave its calls up: its scheduler was closed or cannot be reached"
 IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
 
 
@@ -29,7 +44,10 @@ class SweepTooLong(RuntimeError):
 
 
 class TrainingFailed(RuntimeError):
-    """A run raised an error, or its worker died three times; the other runs are done and stored."""
+    """A run raised an error, or its worker died three times; the other runs are done and stored.
+
+    From an executor also: a worker that fits nothing (UnfitWorker) or a lost scheduler. These end the sweep at once.
+    """
 
 
 def sweep(
@@ -48,12 +66,14 @@ def sweep(
 
     train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine,
     from 1; with 1, and for models that a notebook defines, the training is in this process.
-    executor: any concurrent.futures Executor, in place of processes. trainer: "module:function", called as
-    function(run, device=..., checkpoint=...) where the training is, of a teacher also with weights=..., the file to
-    write them to, of a student with teacher=..., the file to read. A teacher whose weights are not in the store is
-    trained before its students. On cuda its module's train_group(runs, device=...)
+    executor: any concurrent.futures Executor, in place of processes; `workers` is then how many runs it trains at a
+    time, for the estimate. Where it shares the store's folder there are checkpoints; teachers and students need that.
+    trainer: "module:function", called as function(run, device=..., checkpoint=...) where the training is, of a teacher
+    also with weights=..., the file to write them to, of a student with teacher=..., the file to read. A teacher whose
+    weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...)
     gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
-    writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest.
+    writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest: after the first
+    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows.
     Raises ValueError for an impossible train or workers and SweepTooLong before anything is trained, OSError when
     a record cannot be written, TrainingFailed (from the first error) after all other runs are done.
     """
@@ -66,6 +86,7 @@ def sweep(
     results = {digest: store.get(run) for digest, run in unique.items()}
     missing = [unique[digest] for digest, result in results.items() if result is None]
     if missing and train == "missing":
+        store.remove_parts()
         *teachers, students = _phases(missing, store)
         again = [run for run in itertools.chain(*teachers) if run.digest not in unique or results[run.digest]]
         missing += again
@@ -78,8 +99,11 @@ def sweep(
                 f"{title}: {text}, about {duration(seconds)}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
             )
-        with Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter:
-            driver = Driver(store, trainer, device, reporter, teachers=itertools.chain(*teachers))
+        with (
+            Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter,
+            _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
+        ):
+            driver = Driver(store, trainer, device, reporter, stop, teachers=itertools.chain(*teachers))
             for phase in (*teachers, students):
                 here = [run for run in phase if run.local]
                 elsewhere = [run for run in phase if not run.local]
@@ -101,14 +125,23 @@ class Driver:
     """Trains runs on executors that take one group of runs at a time, and writes each record as it comes."""
 
     def __init__(
-        self, store: Store, trainer: str, device: str, reporter: Reporter, teachers: Iterable[Run] = ()
+        self,
+        store: Store,
+        trainer: str,
+        device: str,
+        reporter: Reporter,
+        stop: threading.Event,
+        teachers: Iterable[Run] = (),
     ) -> None:
-        self.store, self.trainer, self.device, self.reporter = store, trainer, device, reporter
+        self.store, self.trainer, self.device, self.reporter, self.stop = store, trainer, device, reporter, stop
         self.teachers = {run.digest for run in teachers}
         self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
-        """Return the Results by digest. What another sweep holds is awaited and taken from the store."""
+        """Return the Results by digest. What another sweep holds is awaited and taken from the store.
+
+        Once `stop` is set, what is in flight is finished, no more.
+        """
         queue = collections.deque(groups(self.trainer, runs, self.device))
         attempts: collections.Counter[str] = collections.Counter()
         claims: dict[str, FileLock] = {}
@@ -123,9 +156,9 @@ class Driver:
             self.reporter.advance()
 
         try:
-            while queue or flying:
+            while flying or (queue and not self.stop.is_set()):
                 for _ in range(len(queue)):
-                    if not free or len(claims) >= IN_FLIGHT:
+                    if self.stop.is_set() or not free or len(claims) >= IN_FLIGHT:
                         break
                     group, awaited = [], []
                     for run in queue.popleft():
@@ -140,7 +173,8 @@ class Driver:
                     queue.extend([awaited] if awaited else [])
                     if group:
                         executor = free.pop()
-                        arguments = (self.trainer, group, self.device, self._files(group[0]))
+                        claim = Path(claims[group[0].digest].lock_file)
+                        arguments = (versions(), self.trainer, group, self.device, claim, self._files(group[0]))
                         flying[executor.submit(call_group, *arguments)] = (group, executor)
                 if not flying:
                     if queue and not waiting:
@@ -152,7 +186,9 @@ class Driver:
                 for future in done:
                     group, executor = flying.pop(future)
                     free.append(executor)
-                    broken = future.exception()
+                    broken = CancelledError(LOST) if future.cancelled() else future.exception()
+                    if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
+                        raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
                     if broken is not None and len(group) > 1:
                         why = f"{type(broken).__name__}: {broken}"
                         self.reporter.say(f"{len(group)} runs failed together, each is tried alone: {why}")
@@ -210,6 +246,33 @@ class Driver:
         return None
 
 
+@contextlib.contextmanager
+def _gently(reporter: Reporter) -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets, and raise KeyboardInterrupt at the end or at the second one.
+
+    Where Ctrl-C does not raise KeyboardInterrupt (ignored, not the main thread) nothing is changed.
+    """
+    stop = threading.Event()
+
+    def first(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with contextlib.suppress(RuntimeError):  # this process was about to print, too
+            reporter.say("interrupted: what is training is finished and stored; interrupt once more to end now")
+
+    main = threading.current_thread() is threading.main_thread()
+    raises = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:
+        signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
 def _phases(missing: list[Run], store: Store) -> list[list[Run]]:
     """Return what is trained one after the other: teachers whose weights are not in the store, then the other runs."""
     phases = [missing]
@@ -224,17 +287,33 @@ def _phases(missing: list[Run], store: Store) -> list[list[Run]]:
 def estimate(runs: Iterable[Run], store: Store) -> float:
     """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
 
-    Uses the median seconds per epoch of stored runs that are alike, whatever device they ran on: with the same model,
-    task and batch size where there are some, else with the same model, else with a model and task of the same
-    names. An estimator counts as one epoch; runs with no such time count as the mean of the others.
+    Sums `estimates`; where nothing alike is stored, a model and task of the same names count, and where that is not
+    either, the mean of the others.
+    """
+    found = estimates(runs, store.results(), kinds=3)
+    seconds = [value for value in found if value == value]
+    return statistics.mean(seconds) * len(found) if seconds else float("nan")
+
+
+def estimates(runs: Iterable[Run], results: Iterable[Result], kinds: int = 2) -> list[float]:
+    """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
+
+    The median seconds per epoch and training image of results with the same model, task and batch size, else with the
+    same model and a task of the same name, whatever device they ran on; kinds: how many of `_kinds` count. An
+    estimator counts as one epoch.
     """
     times: dict[tuple, list[float]] = collections.defaultdict(list)
-    for result in itertools.islice(store.results(), SAMPLE):
-        for kind in _kinds(result.run):
-            times[kind].append(result.provenance["wall_seconds"] / max(1, result.run.epochs))
-    per_epoch = [next((statistics.median(times[kind]) for kind in _kinds(run) if kind in times), None) for run in runs]
-    seconds = [value * max(1, run.epochs) for value, run in zip(per_epoch, runs, strict=True) if value is not None]
-    return statistics.mean(seconds) * len(per_epoch) if seconds else float("nan")
+    for result in itertools.islice(results, SAMPLE):
+        for kind in _kinds(result.run)[:kinds]:
+            times[kind].append(result.provenance["wall_seconds"] / _passes(result.run))
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    found = [next((medians[kind] for kind in _kinds(run)[:kinds] if kind in medians), float("nan")) for run in runs]
+    return [value * _passes(run) for value, run in zip(found, runs, strict=True)]
+
+
+def _passes(run: Run) -> int:
+    """Return how many training images a run sees; a task without a train_size counts as one that uses all."""
+    return max(1, run.epochs) * (dict(run.task.options).get("train_size") or TRAINING_IMAGES[run.dataset])
 
 
 def _kinds(run: Run) -> list[tuple]:

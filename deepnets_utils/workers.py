@@ -1,8 +1,12 @@
 """Where runs are trained: in this process, in processes of this machine, or wherever an Executor sends them."""
 
+import functools
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -11,12 +15,28 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from deepnets_utils.datasets import DataError
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import Result, Run
 
 DEVICES = ("auto", "cpu", "cuda")
+DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
+SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
 GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
+
+_one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
+
+
+class UnfitWorker(RuntimeError):
+    """A worker has other versions than the driver, no data set, or not the folder that a teacher's weights need."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions on which numbers depend; torch's without its build, so that CPU and CUDA work together."""
+    return {name: importlib.metadata.version(name).split("+")[0] for name in ("deepnets-utils", "torch")}
 
 
 def call_trainer(trainer: str, run: Run, device: str, files: dict[str, Path]) -> Result:
@@ -25,11 +45,29 @@ def call_trainer(trainer: str, run: Run, device: str, files: dict[str, Path]) ->
     return getattr(importlib.import_module(module), function)(run, device=device, **files)
 
 
-def call_group(trainer: str, runs: list[Run], device: str, files: dict[str, Path]) -> list[Result]:
-    """Train runs that `groups` put together; this is what an Executor is sent. files: of a run without a key."""
-    if group_key(trainer, runs[0], device) is None:
-        return [call_trainer(trainer, runs[0], device, files)]
-    return importlib.import_module(trainer.partition(":")[0]).train_group(runs, device=device)
+def call_group(
+    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path]
+) -> list[Result]:
+    """Train runs that `groups` put together, one call at a time in a process; this is what an Executor is sent.
+
+    driver: its `versions`. claim: a file that the driver has in its store now. files: of a run without a key. A worker
+    that does not see the claim shares no folder with the driver: it trains without checkpoints.
+    Raises UnfitWorker, before anything is trained.
+    """
+    host = f"worker {os.getpid()} on {socket.gethostname()}"
+    if versions() != driver:
+        raise UnfitWorker(f"{host} has {versions()}, the driver has {driver}: install the same")
+    if not claim.exists():
+        if files.keys() - {"checkpoint"}:
+            raise UnfitWorker(f"{host} does not share {claim.parents[1]}: teachers and students need a common folder")
+        files = {}
+    try:
+        with _one_run:
+            if group_key(trainer, runs[0], device) is None:
+                return [call_trainer(trainer, runs[0], device, files)]
+            return importlib.import_module(trainer.partition(":")[0]).train_group(runs, device=device)
+    except DataError as error:
+        raise UnfitWorker(f"{host}: {error}") from error
 
 
 def groups(trainer: str, runs: Iterable[Run], device: str) -> list[list[Run]]:
@@ -121,17 +159,63 @@ def _live_with(lifeline: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def engine(device: str, workers: int) -> dict[str, Any]:
+    """Return where a sweep trains, as its options device, workers and executor: here, or on a Dask cluster.
+
+    device, workers: from `resolve`. The cluster is the one whose scheduler $DEEPNETS_DASK names. On cuda each call
+    takes one of the worker resource GPU; ParameterError where no worker offers it.
+    """
+    if (client := _client(os.environ.get(DASK, ""))) is None:
+        return {"device": device, "workers": workers}
+    offered = [worker["resources"].get("GPU", 0) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    if device == "cuda":
+        if offered and not any(offered):
+            raise ParameterError("device is cuda, but no Dask worker offers a GPU: start them with --resources GPU=1")
+        workers, resources = int(sum(offered)), {"resources": {"GPU": 1}}
+    else:
+        workers, resources = len(offered), {}
+    # Not pure: Dask would answer a run that is tried again with the failure that it still remembers.
+    return {"device": device, "workers": max(1, workers), "executor": client.get_executor(pure=False, **resources)}
+
+
+@functools.cache
+def _client(address: str) -> Any:
+    if not address:
+        return None
+    from distributed import Client
+
+    return Client(address, set_as_default=False)
+
+
+def use_cluster(address: str) -> None:
+    """Have this process, and those that it starts, train on the Dask cluster with a scheduler at tcp://host:port.
+
+    Raises ParameterError where dask.distributed is missing or nothing answers.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise ParameterError('a Dask cluster needs dask.distributed: pip install -e ".[cluster]"')
+    try:
+        url = urlsplit(address)
+        socket.create_connection((url.hostname or "", url.port or 0), SCHEDULER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"no Dask scheduler answers at {address!r} (tcp://host:port): {error}") from None
+    os.environ[DASK] = address
+
+
 def resolve(device: str, workers: int) -> tuple[str, int]:
     """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
 
     device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means each CPU that this process may
-    use, and one on cuda. Raises ParameterError for other values, and for cuda where there is none.
+    use, and one on cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
+    Raises ParameterError for other values, and for cuda where there is none.
     """
     if workers < 0:
         raise ParameterError(f"workers must not be below 0, it is {workers}")
     if device not in DEVICES:
         raise ParameterError(f"device must be one of {', '.join(DEVICES)}; it is {device!r}")
-    if device != "cpu":
+    if os.environ.get(DASK):
+        device = "cpu" if device == "auto" else device
+    elif device != "cpu":
         import torch  # late: this module imports no torch
 
         if torch.cuda.is_available():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_trainer import Drivers
 
 from deepnets_utils import workers
 from deepnets_utils.store import Store
@@ -37,3 +38,13 @@ def browser() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def drivers(store: Store) -> Iterator[Drivers]:
+    drivers = Drivers(store)
+    yield drivers
+    for process in drivers.alive():
+        process.kill()
+    for process in drivers.started:
+        process.communicate(timeout=10)

@@ -8,9 +8,13 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
+
+import psutil
 
 from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.runs import Result, Run, Spec
@@ -18,6 +22,8 @@ from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
 
 TRAINER = "fake_trainer:train"
+MARK = "DEEPNETS_TEST_DRIVER"
+busy: list[str] = []  # the runs that this process is at
 
 
 def make_run(
@@ -47,7 +53,10 @@ def train(
         line["teacher"] = teacher.read_text()
     with open(folder / "calls", "a") as file:  # one short write at the end of the file is never mixed with another
         file.write(json.dumps(line) + "\n")
+    busy.append(run.digest)
     time.sleep(options["seconds"])
+    assert busy == [run.digest], "one run at a time per process"
+    busy.clear()
     behaviour = run.model.name
     if behaviour == "raises":
         raise RuntimeError("made to fail")
@@ -69,6 +78,60 @@ def calls(folder: Path) -> list[dict]:
     """Return what was trained, in order; an empty list before the first."""
     path = folder / "calls"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def claim_files(store: Store) -> list[Path]:
+    return list((store.folder / "claims").glob("*"))
+
+
+def stored_runs(store: Store) -> set[int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {result.run.seed for result in store.results()}
+
+
+class Drivers:
+    """Processes that run fake_trainer.py, recognised with all their descendants by a mark in the environment."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.mark = store, f"{os.getpid()}-{time.monotonic_ns()}"
+        self.started: list[subprocess.Popen] = []
+
+    def start(self, count: int, seconds: float, workers: int) -> subprocess.Popen:
+        self.store.folder.mkdir(exist_ok=True)
+        arguments = [__file__, self.store.folder, count, seconds, workers]
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {MARK: self.mark},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def wait_for_calls(self, count: int) -> None:
+        end = time.monotonic() + 30
+        while len(calls(self.store.folder)) < count:
+            assert time.monotonic() < end, self.started[-1].communicate(timeout=1)
+            time.sleep(0.005)
+
+    def alive(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def assert_none_left(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while left := self.alive():
+            assert time.monotonic() < end, left
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":
