@@ -1,20 +1,25 @@
 """Cells of runs: what a table's cells are made of, and what they cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from deepnets_utils.runs import Result
+from deepnets_utils.runs import Result, Run
 
 Label = tuple[str, str]
 
 
 class Cells:
-    """Cells of runs: each label, (row, column) of a table, with one Result a run (None where it is missing)."""
+    """Cells of runs: each label, (row, column) of a table, with one Result a run (None where it is missing).
 
-    def __init__(self, results: Mapping[Label, list[Result | None]]) -> None:
-        self.results = dict(results)
+    planned: the runs, label by label in the same order.
+    """
+
+    def __init__(
+        self, results: Mapping[Label, list[Result | None]], planned: Mapping[Label, Sequence[Run]] | None = None
+    ) -> None:
+        self.results, self.planned = dict(results), dict(planned or {})
 
     def metric(self, name: str) -> dict[Label, np.ndarray]:
         """Return each cell's values of a metric or of a provenance number, float [runs].
@@ -42,12 +47,17 @@ class Cells:
         return pd.DataFrame(lines, columns=["row", "column", "seed", "epoch", "value"])
 
 
-def costs(sweeps: Mapping[str, Cells]) -> pd.DataFrame:
-    """Return one row a cell: runs stored, missing and diverged, mean CPU and wall seconds a run, device."""
+def costs(sweeps: Mapping[str, Cells], missing_seconds: Mapping[str, float]) -> pd.DataFrame:
+    """Return one row a cell: runs stored, missing and diverged, mean CPU and wall seconds a run, device.
+
+    missing_seconds: of every missing run by its digest, NaN where unknown; summed in the column of the same name, in
+    which NaN is a sum with an unknown part.
+    """
     lines = []
     for title, cells in sweeps.items():
         for (row, column), results in cells.results.items():
             stored = [result for result in results if result is not None]
+            lacking = [run for run in cells.planned[row, column] if run.digest in missing_seconds]
             lines.append(
                 {
                     "sweep": title,
@@ -58,6 +68,7 @@ def costs(sweeps: Mapping[str, Cells]) -> pd.DataFrame:
                     "diverged": sum(result.status == "diverged" for result in stored),
                     "cpu_seconds": np.mean([_number(result, "cpu_seconds") for result in stored] or np.nan),
                     "wall_seconds": np.mean([_number(result, "wall_seconds") for result in stored] or np.nan),
+                    "missing_seconds": sum(missing_seconds[run.digest] for run in lacking),
                     "device": ", ".join(sorted({result.provenance["device"] for result in stored})),
                 }
             )

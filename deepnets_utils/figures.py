@@ -59,7 +59,7 @@ class LiveCurve:
             self._handle.update(self.draw(history))
 
     def draw(self, history: Mapping[str, Sequence[float]]) -> HTML:
-        """Return the curve so far; a text where there is none."""
+        """Return the picture of the curve so far."""
         figure, axes = plt.subplots(figsize=(6, 3))
         values = history.get(self.metric, [])
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3)

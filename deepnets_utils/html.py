@@ -18,6 +18,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from deepnets_utils import summaries
 from deepnets_utils.progress import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -84,10 +85,9 @@ def study_page(
         exclude_output_prompt=True,
     )
     content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
-    missing, total = summary["runs"]["missing"], summary["runs"]["total"]
     banners = [summary["banner"]] if summary["banner"] else []
-    if missing:
-        banners.append(f"{missing} of {total} runs are not there: what needs them is marked as missing.")
+    if lacking := summaries.missing(summary["runs"]):
+        banners.append(f"{lacking}: what needs them is marked as missing.")
     return _render(
         "study",
         summary=summary,
@@ -152,7 +152,11 @@ def index_page(name: str, rows: Sequence[Mapping[str, Any]], notebooks: bool) ->
     for row in rows:
         if row["summary"] and row["summary"]["banner"]:
             banners.setdefault(row["summary"]["banner"], []).append(row["study"])
-    return _render("index", name=name, rows=rows, banners=banners, verdicts=count_verdicts(rows), notebooks=notebooks)
+    runs = [row["summary"]["runs"] for row in rows if row["summary"]]
+    keys = ("total", "missing", "missing_seconds", "missing_unknown")
+    lacking = summaries.missing({key: sum(run.get(key, 0) for run in runs) for key in keys})
+    shown = {"banners": banners, "verdicts": count_verdicts(rows), "lacking": lacking, "notebooks": notebooks}
+    return _render("index", name=name, rows=rows, **shown)
 
 
 def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:

@@ -90,6 +90,15 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
+def reads_others(notebook: Path) -> bool:
+    """Return whether a notebook reads the results of others, so that it runs after them.
+
+    Its metadata say so: {"deepnets": {"reads_others": true}}.
+    """
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    return metadata.get("deepnets", {}).get("reads_others", False)
+
+
 def read_title(notebook: Path) -> str:
     """Return a notebook's first heading, or its file's name where it has none."""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
@@ -150,6 +159,21 @@ def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any
     if (use := (checked.get("profile"), checked.get("data"))) in NEVER:
         raise ParameterError(f"data must not be {use[1]} in profile {use[0]}, {NEVER[use]}")
     return checked
+
+
+def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names and values of the parameters cell as it was run, and of the one that papermill put in.
+
+    The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
+    """
+    found = {}
+    for source in namespace.get("In", []):
+        if source.startswith(("# Parameters\n", "profile: str")):
+            for node in ast.parse(source).body:
+                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+                if isinstance(target, ast.Name) and target.id in namespace:
+                    found[target.id] = namespace[target.id]
+    return found
 
 
 def _literal(text: str) -> Any:

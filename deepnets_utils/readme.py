@@ -1,12 +1,11 @@
 """Regenerates the results in README.md from the paper report: `python -m deepnets_utils.readme`."""
 
 import io
-import json
 import shutil
 
 import pandas as pd
 
-from deepnets_utils import paths
+from deepnets_utils import paths, summaries
 
 START, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
 PICTURES = paths.ROOT / "figures" / "readme"
@@ -17,7 +16,7 @@ def results() -> str:
     folder = paths.output_root() / "reports" / "paper"
     overview = ["| study | table | command | cells that agree |", "| --- | --- | --- | --- |"]
     details = []
-    for summary in (json.loads(path.read_text()) for path in sorted(folder.glob("[0-9][0-9]_*.json"))):
+    for summary in summaries.read_all(folder):
         number = summary["study"][:2]
         for table in summary["tables"]:
             lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))

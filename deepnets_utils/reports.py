@@ -40,10 +40,12 @@ from deepnets_utils.parameters import (
     notebook_path,
     read_parameters,
     read_title,
+    reads_others,
     report_folder,
     study_names,
 )
 from deepnets_utils.progress import duration
+from deepnets_utils.summaries import read, write_text
 
 LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
 
@@ -90,13 +92,17 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         try:
             error = _execute(notebook, partial, given, token)
             seconds = time.monotonic() - started
-            summary = _read_json(folder / f"{study}.json")
+            summary = read(folder / f"{study}.json")
             if not error and summary.get("token") != token:
                 error = "the notebook did not reach study.finish(), so there is no result of this execution"
             if not error:
                 executed = nbformat.read(partial, as_version=4)
-                page = html.study_page(executed, notebook.parent, summary, seconds, hide_code)
-                _write(folder / f"{study}.html", page)
+                try:
+                    page = html.study_page(executed, notebook.parent, summary, seconds, hide_code)
+                except Exception as broken:  # nbconvert raises many kinds
+                    error = f"the page cannot be made: {type(broken).__name__}: {broken}"
+            if not error:
+                write_text(folder / f"{study}.html", page)
                 os.replace(partial, folder / f"{study}.ipynb")
                 (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
             elif partial.exists():
@@ -106,10 +112,10 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
         record = folder / f".{study}.report.json"
         if error:
-            report = {"page": _read_json(record).get("page"), "failure": {"error": error, **note}}
+            report = {"page": read(record).get("page"), "failure": {"error": error, **note}}
         else:
             report = {"page": {"token": token, **note}, "failure": None}
-        _write(record, json.dumps(report, indent=1))
+        write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
     _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
     return Outcome(study, folder, error, seconds)
@@ -119,8 +125,13 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     """Make the reports of several studies, each with its values, as `make_report` does.
 
     Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time and
-    share the CPUs; else one after the other, for each uses all workers.
+    share the CPUs; else one after the other, for each uses all workers. What reads the others' results comes last,
+    here and in the outcomes.
     """
+    last = [job for job in jobs if reads_others(notebook_path(job[0]))]
+    if 0 < len(last) < len(jobs):
+        groups = [job for job in jobs if job not in last], last
+        return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
     light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
     cpus = os.cpu_count() or 1
     together = min(len(jobs), cpus) if light else 1
@@ -155,10 +166,10 @@ def write_indexes(folder: Path) -> None:
         page = (folder / f"{study}.html").read_text(encoding="utf-8")
         linked = html.navigation(page, before, after)
         if linked != page:
-            _write(folder / f"{study}.html", linked)
-    _write(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
+            write_text(folder / f"{study}.html", linked)
+    write_text(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
     profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
-    _write(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
+    write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
 
 def study_row(folder: Path, study: str) -> dict[str, Any]:
@@ -167,7 +178,7 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     status: "ok", "failed", "not run", or where the notebook wrote its numbers without a report: "no page", "older
     page". page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
-    report, summary = _read_json(folder / f".{study}.report.json"), _read_json(folder / f"{study}.json")
+    report, summary = read(folder / f".{study}.report.json"), read(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
     if report.get("failure"):
         status = "failed"
@@ -272,7 +283,7 @@ def _keep_failed(partial: Path, target: Path, error: str) -> None:
     executed = nbformat.read(partial, as_version=4)
     text = f"**This execution failed.** {html.escape(error)}"
     executed.cells.insert(0, nbformat.v4.new_markdown_cell(text))
-    _write(target, nbformat.writes(executed))
+    write_text(target, nbformat.writes(executed))
 
 
 def _profile_row(folder: Path) -> dict[str, Any]:
@@ -284,18 +295,6 @@ def _profile_row(folder: Path) -> dict[str, Any]:
         "verdicts": html.count_verdicts(rows),
         "newest": max((row["page"]["at"] for row in rows if row["page"]), default="no page yet"),
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return a file's JSON object, {} when there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _say(text: str) -> None:

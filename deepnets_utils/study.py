@@ -1,8 +1,7 @@
 """What every notebook says: parameters, settings, sweeps, comparisons, verdicts, figures, finish."""
 
-import ast
 import datetime
-import json
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from IPython.display import HTML
+from pandas.io.formats.style import Styler
 
-from deepnets_utils import data, paths, published, statistics
+from deepnets_utils import data, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import (
     check_parameters,
+    injected,
     notebook_path,
     read_parameters,
     read_title,
@@ -29,8 +29,8 @@ from deepnets_utils.parameters import (
 from deepnets_utils.progress import watched
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
-from deepnets_utils.sweep import sweep
-from deepnets_utils.workers import end_workers, resolve
+from deepnets_utils.sweep import estimates, sweep
+from deepnets_utils.workers import end_workers, engine, resolve
 
 
 class Study:
@@ -45,7 +45,7 @@ class Study:
         notebook = notebook_path(name)
         declared = read_parameters(notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
-        self.parameters = check_parameters(declared, given | _injected(namespace))
+        self.parameters = check_parameters(declared, given | injected(namespace))
         self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         self.device, self.workers = resolve(self.parameters["device"], self.parameters["workers"])
@@ -65,6 +65,7 @@ class Study:
         self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
+        self._audit: list[dict[str, str]] = []
 
     def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
         """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one."""
@@ -114,17 +115,16 @@ class Study:
         return name
 
     def _has_real_page(self) -> bool:
-        file = self.folder / f"{self.name}.json"
-        return file.exists() and not json.loads(file.read_text())["banner"]
+        return summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
 
     def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
         """Return the Results of cells of runs, after training those that are not stored (with train "missing")."""
         runs = [run for group in cells.values() for run in group]
         self._runs |= {run.digest: run for run in runs}
         missing = self._missing(runs)
-        options = {"device": self.device, "workers": self.workers, "yes": self.parameters["yes"]}
+        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
         results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
-        swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()})
+        swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()}, cells)
         self._sweeps[title] = swept
         self._trained += missing - self._missing(runs) if missing else 0
         return swept
@@ -141,13 +141,19 @@ class Study:
         live = watched() and result is None
         curve = LiveCurve(metric, run.epochs, live=live)
         if result is None and self.train == "missing":
-            from deepnets_utils.training import train
+            if live:
+                from deepnets_utils.training import train
 
-            taught = {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
-            result = train(run, device=self.device, on_epoch=curve, **taught)
-            self.store.put(result)
+                taught = {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
+                result = train(run, device=self.device, on_epoch=curve, **taught)
+                self.store.put(result)
+            else:
+                options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
+                [result] = sweep([run], store=self.store, title=f"{metric} of one run", **options)
             self._trained += 1
-        return None if live else curve.draw(result.history if result else {})
+        if result is None:
+            return HTML('<p>This run is not stored; with train = "missing" it is trained here.</p>')
+        return None if live else curve.draw(result.history)
 
     def compare(
         self,
@@ -170,17 +176,7 @@ class Study:
             frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact)
             self._tables.setdefault((source, table), {})[metric, protocol] = frame
             self.keep(cells, table, metric, protocol)
-            text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
-            text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
-            ours = ["ours", "spread"] if exact else ["ours", "spread", "n"]
-            text[f"ours {protocol}".strip()] = _texts(frame, ours, f".{digits}{form}")
-            if not exact:
-                text[f"95 % {protocol}".strip()] = [
-                    "" if np.isnan(low) else f"{low:.{digits}{form}} to {high:.{digits}{form}}"
-                    for low, high in zip(frame["low"], frame["high"], strict=True)
-                ]
-            text[f"verdict {protocol}".strip()] = frame["verdict"]
-            text = text.set_index(["row", "column"])
+            text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             shown = text if shown is None else shown.join(text.drop(columns="published"))
         return shown
 
@@ -194,7 +190,7 @@ class Study:
         lines = {}
         for (_, protocol), frame in self._tables[source, table].items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
-            counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
+            counts = summaries.counts(frame["verdict"])
             lines[protocol] = {"cells": len(frame)} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
@@ -216,19 +212,23 @@ class Study:
             claim = statements[verdict.id]
             about = {"source": claim.source, "statement": claim.statement, "unit": verdict.scale}
             self._verdicts.append(asdict(verdict) | about)
-        lines = [
-            {
-                "claim": line["statement"],
-                "protocol": line["protocol"],
-                "verdict": line["verdict"],
-                "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
-                "95 %": "" if np.isnan(line["low"]) else f"{line['low']:.3g} to {line['high']:.3g}",
-                "n": line["n"],
-                "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
-            }
-            for line in self._verdicts
-        ]
-        return pd.DataFrame(lines).set_index("claim")
+        return printing.verdicts(self._verdicts)
+
+    def verdict(self, claim: str) -> str:
+        """Return in words what `judge` found about a claim, protocol by protocol, or "not judged here"."""
+        return printing.verdict([line for line in self._verdicts if line["id"] == claim])
+
+    def audit(self, findings: Sequence[tuple[str, str, str]]) -> Styler:
+        """Return the flaws of the document's protocol as a table, and keep them for the summary; once a notebook.
+
+        findings: (finding, text, change): a short name, what is wrong, and what changes without it as measured in
+        this notebook, or "not measured: why". Raises ValueError where one of the three is missing.
+        """
+        for finding in findings:
+            if len(finding) != 3 or not all(isinstance(text, str) and text.strip() for text in finding):
+                raise ValueError(f"a finding is three texts (finding, text, change), none of them empty: {finding!r}")
+        self._audit = [dict(zip(("finding", "text", "change"), finding, strict=True)) for finding in findings]
+        return printing.audit(findings)
 
     def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
         """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text."""
@@ -248,11 +248,14 @@ class Study:
 
         Returns the cost of each cell for display.
         """
-        tables = [self._table(source, table) for source, table in self._tables]
-        cost = costs(self._sweeps)
-        self._write(f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
-        self._write(f"{self.name}.runs.jsonl", "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()))
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
+        missing = [run for digest, run in self._runs.items() if digest not in results]
+        times = estimates(missing, itertools.chain(results.values(), self.store.results())) if missing else []
+        seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
+        cost = costs(self._sweeps, seconds)
+        summaries.write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
+        listed = "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values())
+        summaries.write_text(self.folder / f"{self.name}.runs.jsonl", listed)
         summary = {
             "study": self.name,
             "title": self.title,
@@ -269,7 +272,9 @@ class Study:
             "device": self.device,
             "runs": {
                 "total": len(self._runs),
-                "missing": len(self._runs) - len(results),
+                "missing": len(missing),
+                "missing_seconds": float(np.nansum(times)),
+                "missing_unknown": int(np.isnan(times).sum()),
                 "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),
             }
@@ -277,65 +282,20 @@ class Study:
                 key: sum(result.provenance[key] for result in results.values())
                 for key in ("cpu_seconds", "wall_seconds")
             },
-            "tables": tables,
+            "tables": [summaries.table(*of, list(frames.values())) for of, frames in self._tables.items()],
             "figures": list(self._figures.values()),
             "claims": [
                 {key: None if value != value else value for key, value in verdict.items()} for verdict in self._verdicts
             ],
+            "audit": self._audit,
             "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        # JSON has no infinity: an interval that reaches it is open on that side.
-        text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
-        with FileLock(self.folder / ".claims.lock"):  # studies that finish at once
-            self._write_shared(summary)
-            self._write(f"{self.name}.json", text)
+        summaries.write(self.folder, summary)
         end_workers()
+        if not self._sweeps:
+            return HTML("No runs of its own.")
         link = f'<a href="tables/{self.name}_cost.csv">tables/{self.name}_cost.csv</a>'
-        return HTML(f"<details><summary>The cost of each cell ({link})</summary>{cost.to_html(index=False)}</details>")
-
-    def _table(self, source: str, table: str) -> dict[str, Any]:
-        frame = pd.concat(self._tables[source, table].values(), ignore_index=True)
-        counts = {word: int((frame["verdict"] == word).sum()) for word in published.WORDS}
-        lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
-        about = {"file": f"tables/{source}_{table}.csv", "title": f"{source}: {table}", "cells": len(frame)}
-        return about | counts | {"columns": lines[0], "rows": lines[1:]}
-
-    def _write_shared(self, summary: dict[str, Any]) -> None:
-        """Write what several studies contribute to: the claims, and tables of which each has some metrics."""
-        paths_of_others = [path for path in self.folder.glob("[0-9][0-9]_*.json") if path.stem != self.name]
-        summaries = [summary, *(json.loads(path.read_text()) for path in paths_of_others)]
-        summaries.sort(key=lambda each: each["study"])
-        claims = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
-        self._write("tables/claims.csv", pd.DataFrame(claims).to_csv(index=False))
-        tables = [table for each in summaries for table in each["tables"]]
-        for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
-            rows = [row for table in tables if table["file"] == file for row in table["rows"]]
-            self._write(file, "\n".join([columns, *rows, ""]))
-
-    def _write(self, file: str, text: str) -> None:
-        write_whole(self.folder / file, lambda stream: stream.write(text.encode()))
-
-
-def _injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the names and values of the parameters cell as it was run, and of the one that papermill put in.
-
-    The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
-    """
-    found = {}
-    for source in namespace.get("In", []):
-        if source.startswith(("# Parameters\n", "profile: str")):
-            for node in ast.parse(source).body:
-                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-                if isinstance(target, ast.Name) and target.id in namespace:
-                    found[target.id] = namespace[target.id]
-    return found
-
-
-def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
-    """Return a text of each line's mean, spread and n (the columns, in this order), leaving out what is missing."""
-
-    def text(mean: float, spread: float, n: float = np.nan) -> str:
-        parts = [(mean, f"{{:{form}}}"), (spread, f" ± {{:{form}}}"), (n, " (n={:.0f})")]
-        return "" if pd.isna(mean) else "".join(form.format(value) for value, form in parts if not pd.isna(value))
-
-    return [text(*line) for line in frame[list(columns)].itertuples(index=False)]
+        about = f"<p>{said}.</p>" if (said := summaries.missing(summary["runs"])) else ""
+        return HTML(
+            f"<details><summary>The cost of each cell ({link})</summary>{cost.to_html(index=False)}</details>{about}"
+        )

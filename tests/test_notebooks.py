@@ -1,19 +1,27 @@
-"""The notebooks themselves: each runs whole in smoke, and their numbers on the real data are the printed ones."""
+"""The notebooks themselves: each runs whole in smoke, its exercises are solved, printed numbers come out."""
 
 import json
+import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from IPython.core.interactiveshell import InteractiveShell
 
 from deepnets_utils import data, published
 from deepnets_utils.cells import Cells
 from deepnets_utils.models import build_model, model
-from deepnets_utils.parameters import study_names
-from deepnets_utils.reports import make_reports
+from deepnets_utils.parameters import notebook_path, reads_others, study_names
+from deepnets_utils.reports import make_report, make_reports
 from deepnets_utils.runs import Run
 from deepnets_utils.store import Store
+from deepnets_utils.study import Study
 from deepnets_utils.sweep import sweep
 from deepnets_utils.tasks import task
+
+SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def smoke(request, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", study_names())
+@pytest.mark.parametrize("study", [name for name in study_names() if not reads_others(notebook_path(name))])
 def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     folder, (first_errors, first, numbers), (second_errors, second, stored) = smoke
     assert first_errors[study] == second_errors[study] == ""
@@ -52,6 +60,35 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
     assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
     assert (folder / f"{study}.html").stat().st_size > 50_000
+
+
+def exercises(study):
+    cells = json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]
+    return next(text for cell in cells if (text := "".join(cell["source"])).startswith("## Exercises"))
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_three_to_five_exercises_each_with_a_folded_solution(study):
+    text = exercises(study)
+    numbers = re.findall(r"^(\d)\. ", text, re.MULTILINE)
+    assert 3 <= len(numbers) <= 5 and numbers == [str(place) for place in range(1, len(numbers) + 1)]
+    assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == len(numbers)
+    assert SOLUTION.search(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", study_names())
+def test_the_solutions_run_below_the_notebook(study, smoke, monkeypatch):
+    """In this process and without drawing each figure again: the notebook itself has run in a kernel."""
+    monkeypatch.setattr(Study, "figure", lambda study, figure, *texts: plt.close(figure))
+    shell = InteractiveShell()
+    for cell in json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"])).raise_error()
+            if "parameters" in cell["metadata"].get("tags", []):
+                shell.run_cell('profile = "smoke"').raise_error()
+    for solution in SOLUTION.findall(exercises(study)):
+        shell.run_cell(solution).raise_error()
 
 
 def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: Store):
@@ -84,3 +121,47 @@ def test_the_printed_parameter_counts_are_those_of_the_networks():
     counts = {(name, "parameters"): sum(p.numel() for p in build_model(model(name)).parameters()) for name in names}
     table = published.compare(counts, "siamese", "text", "parameters", exact=True)
     assert list(table["verdict"]) == ["agrees"] * 4
+
+
+@pytest.mark.slow
+def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    values = {"profile": "paper", "train": "never", "device": "cpu", "workers": 1}
+    siamese, baselines = Study("05_siamese_ablation", values), Study("01_baselines", values)
+    rng = np.random.default_rng(0)
+    errors = {"sharing, no aux": 14.97, "sharing, aux": 5.16}
+    cells = {
+        (net, column): rng.normal(mean, 0.6, 10) for net in ("LeNet5", "ResNet") for column, mean in errors.items()
+    }
+    siamese.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    siamese.judge(["siamese.resnet_above_lenet", "siamese.aux_lowers"], ["as_coded"])
+    siamese.audit([("a <flaw>", "one run & no more", "spread 0.123")])
+    siamese.finish()
+    baselines.banner = "These numbers come from the digits."
+    baselines.finish()
+    outcome = make_report("08", {"profile": "paper", "train": "never"})
+    assert outcome.error == ""
+    page = BeautifulSoup((outcome.folder / "08_summary.html").read_text(), "html.parser")
+    for code in page.select(".input_area"):
+        code.decompose()
+    rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")]
+    written = json.loads((outcome.folder / "05_siamese_ablation.json").read_text())
+    for claim in written["claims"]:
+        (row,) = [row for row in rows if claim["id"] in row[0]]
+        if claim["n"]:
+            numbers = [f"{claim['effect']:.3g}\xa0{claim['unit']}", f"{claim['low']:.3g} to {claim['high']:.3g}"]
+            assert row[1:6] == ["as_coded", claim["verdict"], *numbers, str(claim["n"])]
+        else:
+            assert row[2] == "too few runs"
+    (counts,) = [row for row in rows if "siamese: table1" in row]
+    table = written["tables"][0]
+    assert counts[-5:] == [str(table[key]) for key in ("cells", "agrees", "differs", "too few runs", "missing")]
+    assert table["cells"] == 16 and table["missing"] == 12
+    assert ["a <flaw>", "one run & no more", "spread 0.123"] in rows
+    assert "01_baselines: made with scikit-learn's bundled digits" in page.select_one(".banner").get_text()
+    for study in set(study_names()) - {"01_baselines", "05_siamese_ablation", "08_summary"}:
+        (row,) = [row for row in rows if row[0] == study]
+        assert "missing" in row and row[-1] == f"make report STUDY={study[:2]} PROFILE=paper"
+    assert all((outcome.folder / link["href"]).exists() for link in page.select(".output a[href^=tables]"))
+    own = json.loads((outcome.folder / "08_summary.json").read_text())
+    assert own["runs"]["total"] == 0 and not own["claims"] and len(own["figures"]) == 1

@@ -5,10 +5,14 @@ import os
 import re
 import shutil
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -16,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from deepnets_utils import html, paths, reports
 from deepnets_utils.parameters import Parameter, ParameterError, read_parameters, read_title, report_folder
 
+FORK = get_context("fork")  # as make_reports has it: papermill is imported already
 PARAMETERS = """profile: str = "quick"  # {smoke, quick, paper} how large
 data: str = "auto"  # {auto, real, embedded} which data
 seeds: int = 0  # runs a cell
@@ -326,3 +331,113 @@ def test_pages_open_without_network_request_or_console_error(good) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= 1366
         browser.close()
     assert [text for text in trouble if not text.startswith("data:")] == []
+
+
+def test_what_reads_the_others_results_runs_after_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_notebook("01_reads", GOOD)
+    write_notebook("02_good", GOOD)
+    reads = paths.NOTEBOOKS / "01_reads.ipynb"
+    notebook = nbformat.read(reads, as_version=4)
+    notebook.metadata["deepnets"] = {"reads_others": True}
+    nbformat.write(notebook, reads)
+    made = []
+    monkeypatch.setattr(reports, "make_report", lambda study, values, **options: made.append(study))
+    reports.make_reports([("01_reads", {"profile": "quick"}), ("02_good", {"profile": "quick"})])
+    assert made == ["02_good", "01_reads"]
+
+
+def test_the_index_adds_up_what_is_missing(good) -> None:
+    rows = [reports.study_row(good.folder, "01_good") | {"study": name} for name in ("01_good", "02_other")]
+    for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
+        runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
+        row["summary"] = row["summary"] | {"runs": runs}
+    page = html.index_page("quick", rows, notebooks=True)
+    assert "4 of 18 runs are not there; they take about 3.0 h one after another, without 2 that nothing" in page
+
+
+def old_page_stays(folder: Path, study: str) -> None:
+    assert "an older page" in (folder / f"{study}.html").read_text()
+    assert not (folder / f"{study}.ipynb").exists()
+
+
+def test_a_cell_that_takes_too_long_is_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_notebook("01_slow", ["# Slow", "import time; time.sleep(60)"])
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_slow")
+    execute = reports.papermill.execute_notebook
+    monkeypatch.setattr(
+        reports.papermill, "execute_notebook", lambda *args, **options: execute(*args, execution_timeout=1, **options)
+    )
+    outcome = reports.make_report("1", {})
+    assert "CellTimeoutError" in outcome.error and reports.study_row(folder, "01_slow")["status"] == "failed"
+    old_page_stays(folder, "01_slow")
+
+
+def test_a_page_that_cannot_be_made_is_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_notebook("01_good", ["# A good study"])
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_good")
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no template is called basic")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(html.PageExporter, "from_notebook_node", broken)
+        outcome = reports.make_report("1", {})
+    assert outcome.error == "the page cannot be made: RuntimeError: no template is called basic"
+    assert reports.study_row(folder, "01_good")["status"] == "failed"
+    assert (folder / "01_good.failed.ipynb").exists()
+    old_page_stays(folder, "01_good")
+    assert reports.make_report("1", {}).error == "" and "an older page" not in (folder / "01_good.html").read_text()
+
+
+def test_a_report_that_is_killed_leaves_the_old_page_and_no_kernel(project: Path) -> None:
+    notes = "import os, pathlib, time; pathlib.Path(os.environ['DEEPNETS_OUTPUT'], 'pid').write_text(str(os.getpid()))"
+    write_notebook("01_slow", ["# Slow", f"{notes}\ntime.sleep(60)"])
+    folder = project / "reports" / "quick"
+    older_page(folder, "01_slow")
+    process, pid = FORK.Process(target=reports.make_report, args=("1", {})), project / "pid"
+    process.start()
+    while not (pid.exists() and pid.read_text()):
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    old_page_stays(folder, "01_slow")
+    end = time.monotonic() + 10
+    while psutil.pid_exists(int(pid.read_text())):
+        assert time.monotonic() < end, "the kernel goes on"
+        time.sleep(0.1)
+    write_notebook("01_slow", ["# Fast now"])
+    assert reports.make_report("1", {}).error == "" and reports.study_row(folder, "01_slow")["status"] == "ok"
+    assert not list(folder.glob(".*.ipynb"))
+
+
+def test_two_reports_of_one_study_at_once(project: Path) -> None:
+    write_notebook("01_good", ["# A good study", "import time; time.sleep(0.5)"])
+    with ProcessPoolExecutor(2, FORK) as pool:
+        pair = [pool.submit(reports.make_report, "1", {}) for _ in range(2)]
+        assert [report.result().error for report in pair] == ["", ""]
+    folder = project / "reports" / "quick"
+    assert reports.study_row(folder, "01_good")["status"] == "ok" and not list(folder.glob(".*.ipynb"))
+    assert "A good study" in (folder / "index.html").read_text()
+
+
+def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
+    def hostile(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: value if key == "verdict" else hostile(value) for key, value in value.items()}
+        if isinstance(value, list):
+            return [hostile(item) for item in value]
+        return "<img src=x onerror=alert(3)>" if isinstance(value, str) else value
+
+    row = reports.study_row(good.folder, "01_good")
+    row |= {"summary": hostile(row["summary"]), "title": hostile("title")}
+    executed = nbformat.read(good.folder / "01_good.ipynb", as_version=4)
+    pages = [
+        html.index_page(hostile("name"), [row], notebooks=True),
+        html.profiles_page([{"name": hostile("name"), "statuses": {}, "verdicts": {}, "newest": hostile("newest")}]),
+        html.study_page(executed, good.folder, row["summary"], 1.0, True),
+    ]
+    for page in pages:
+        assert "&lt;img src=x onerror=alert(3)&gt;" in page and "<img src=x" not in page

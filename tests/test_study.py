@@ -1,5 +1,6 @@
 """Study: parameters checked with one error everywhere, data chosen by profile, numbers compared and judged."""
 
+import dataclasses
 import json
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from deepnets_utils import data
+from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
+from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.study import Study
 
 NAME = "05_siamese_ablation"
@@ -22,6 +25,10 @@ def output(tmp_path, monkeypatch):
 
 def study(**values) -> Study:
     return Study(NAME, {"workers": 1, "device": "cpu"} | values)
+
+
+def digits_run(seed: int) -> Run:
+    return Run(dataset="digits_28", task=Spec("fake", 1), model=Spec("fake", 1), seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -158,3 +165,53 @@ def test_judging_or_drawing_again_counts_once():
     made.finish()
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
     assert len(summary["claims"]) == len(summary["figures"]) == 1
+
+
+def test_the_audit_is_a_table_and_stands_in_the_summary():
+    made = study(profile="paper")
+    shown = made.audit([("one draw", "one draw serves all runs", "spread 0.3 < 0.5 & more")]).to_html()
+    assert "one draw serves all runs" in shown and "what changes without it" in shown
+    assert "0.3 &lt; 0.5 &amp; more" in shown
+    made.audit([("another", "a flaw", "not measured: no runs")])  # a cell that is run again
+    made.finish()
+    summary = json.loads((made.folder / f"{NAME}.json").read_text())
+    assert summary["audit"] == [{"finding": "another", "text": "a flaw", "change": "not measured: no runs"}]
+
+
+@pytest.mark.parametrize("finding", [("a", "b"), ("a", "b", ""), ("a", "b", 0.5)])
+def test_a_finding_without_its_three_texts_fails(finding):
+    with pytest.raises(ValueError, match="three texts"):
+        study(profile="paper").audit([finding])
+
+
+def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
+    made = study(profile="paper")
+    assert made.verdict("siamese.lenet_above_net") == "not judged here"
+    cells = {("LeNet5", "sharing, aux"): [4.0, 4.2, 4.1], ("Net", "sharing, aux"): [8.0, 8.2, 8.1]}
+    made.keep(cells, "table1", "test_error", "as_coded")
+    made.judge(["siamese.lenet_above_net"], ["as_coded", "as_published"])
+    text = made.verdict("siamese.lenet_above_net")
+    assert text.startswith("as_coded: supported, difference -4 (95 %: -4.2") and text.endswith("; n = 3)")
+
+
+def test_missing_runs_say_what_they_would_cost(output):
+    runs = {label: [digits_run(seed) for seed in seeds] for label, seeds in (("a", (0, 1)), ("b", (2,)))}
+    made = study(profile="smoke", train="never")
+    provenance = {"wall_seconds": 30.0, "cpu_seconds": 20.0, "device": "x", "data_fingerprint": CANONICAL["digits_28"]}
+    made.store.put(Result(run=runs["a"][0], status="finished", metrics={"m": 1.0}, provenance=provenance))
+    other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
+    made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
+    shown = made.finish().data
+    assert "3 of 4 runs are not there; they take about 60 s one after another, without 1" in shown
+    cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
+    assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]
+    assert cost["missing_seconds"].to_numpy() == pytest.approx([30.0, 30.0, np.nan], nan_ok=True)
+    runs = json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]
+    assert runs["missing_seconds"] == pytest.approx(60) and runs["missing_unknown"] == 1
+
+
+def test_a_study_without_runs_finishes(output):
+    made = study(profile="smoke")
+    assert made.finish().data == "No runs of its own."
+    assert json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]["total"] == 0
+    assert (output / f"reports/smoke/{NAME}.runs.jsonl").read_text() == ""

@@ -1,0 +1,87 @@
+"""How a study's numbers are written for a reader: comparisons, verdicts, the audit, and one difference in words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from deepnets_utils.statistics import difference_interval, summary
+
+
+def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
+    """Return a table of `published.compare` for printing, by row and column; form: of our numbers, as in ".2f"."""
+    text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
+    text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
+    ours = ["ours", "spread"] if exact else ["ours", "spread", "n"]
+    text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
+    if not exact:
+        text[f"95 % {protocol}".strip()] = [
+            "" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
+            for low, high in zip(frame["low"], frame["high"], strict=True)
+        ]
+    text[f"verdict {protocol}".strip()] = frame["verdict"]
+    return text.set_index(["row", "column"])
+
+
+def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return verdicts, each with what `statistics.Verdict` holds and its claim's statement, for printing."""
+    shown = [
+        {
+            "claim": line["statement"],
+            "protocol": line["protocol"],
+            "verdict": line["verdict"],
+            "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
+            "95 %": "" if np.isnan(line["low"]) else f"{line['low']:.3g} to {line['high']:.3g}",
+            "n": line["n"],
+            "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
+        }
+        for line in lines
+    ]
+    return pd.DataFrame(shown).set_index("claim")
+
+
+def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdicts on one claim in words, a protocol each; "not judged here" where there are none."""
+    texts = []
+    for line in lines:
+        text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
+        if not np.isnan(line["low"]):
+            interval = f"95 %: {line['low']:.3g} to {line['high']:.3g}; n = {line['n']}"
+            text += f", {line['scale']} {line['effect']:.3g} ({interval})"
+        elif line["n"] < 2:
+            text += " (too few runs)"
+        texts.append(text)
+    return "; ".join(texts) or "not judged here"
+
+
+def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
+    """Return findings (name, what is wrong, what changes) as a table of texts, whatever shows it."""
+    left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
+    table = pd.DataFrame(findings, columns=["finding", "what is wrong", "what changes without it"])
+    styled = table.style.format(escape="html").hide().set_properties(**left)
+    return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
+
+
+def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:
+    """Return mean(left) - mean(right) with Welch's 95 % interval and both n in words, or "too few runs".
+
+    left, right: one value a run, NaN for a diverged one. unit: written after the number.
+    """
+    low, high = difference_interval(left, right)
+    if np.isnan(low):
+        return "too few runs"
+    one, other = summary(left), summary(right)
+    number = f"{one.mean - other.mean:{form}} {unit}".rstrip()
+    return f"{number} (95 %: {low:{form}} to {high:{form}}; n = {one.n} and {other.n})"
+
+
+def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
+    """Return a text of each line's mean, spread and n (the columns, in this order), leaving out what is missing."""
+
+    def text(mean: float, spread: float, n: float = np.nan) -> str:
+        parts = [(mean, f"{{:{form}}}"), (spread, f" ± {{:{form}}}"), (n, " (n={:.0f})")]
+        return "" if pd.isna(mean) else "".join(form.format(value) for value, form in parts if not pd.isna(value))
+
+    return [text(*line) for line in frame[list(columns)].itertuples(index=False)]

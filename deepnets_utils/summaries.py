@@ -1,0 +1,77 @@
+"""What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from deepnets_utils import published
+from deepnets_utils.files import write_whole
+from deepnets_utils.progress import duration
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a file's JSON object, {} when there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def read_all(folder: Path) -> list[dict[str, Any]]:
+    """Return what the studies of a profile's folder wrote, in order."""
+    return [read(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+
+
+def write(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a study's summary, last of all, and what several studies contribute to.
+
+    That is tables/claims.csv, and tables of which each study has some metrics.
+    """
+    # JSON has no infinity: an interval that reaches it is open on that side.
+    text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
+    with FileLock(folder / ".claims.lock"):  # studies that finish at once
+        summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
+        summaries.sort(key=lambda each: each["study"])
+        claims = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
+        write_text(folder / "tables" / "claims.csv", pd.DataFrame(claims).to_csv(index=False))
+        tables = [table for each in summaries for table in each["tables"]]
+        for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
+            rows = [row for table in tables if table["file"] == file for row in table["rows"]]
+            write_text(folder / file, "\n".join([columns, *rows, ""]))
+        write_text(folder / f"{summary['study']}.json", text)
+
+
+def table(source: str, name: str, frames: Sequence[pd.DataFrame]) -> dict[str, Any]:
+    """Return a compared table as a summary holds it: its file, counts of its cells' verdicts, and its lines."""
+    frame = pd.concat(frames, ignore_index=True)
+    lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
+    about = {"file": f"tables/{source}_{name}.csv", "title": f"{source}: {name}", "cells": len(frame)}
+    return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
+
+
+def counts(verdicts: pd.Series) -> dict[str, int]:
+    """Return how many cells have each of `published.WORDS`."""
+    return {word: int((verdicts == word).sum()) for word in published.WORDS}
+
+
+def missing(runs: Mapping[str, Any]) -> str:
+    """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
+
+    The cost is that of one run after another as `sweep.estimates` knows it; runs like nothing stored are named.
+    """
+    if not runs["missing"]:
+        return ""
+    text = f"{runs['missing']} of {runs['total']} runs are not there"
+    unknown = runs.get("missing_unknown", runs["missing"])
+    if unknown == runs["missing"]:
+        return f"{text}, nothing like them is stored to tell their time from"
+    text += f"; they take about {duration(runs['missing_seconds'])} one after another"
+    return text + (f", without {unknown} that nothing stored is like" if unknown else "")
+
+
+def write_text(file: Path, text: str) -> None:
+    write_whole(file, lambda stream: stream.write(text.encode()))

@@ -1,0 +1,30 @@
+"""Numbers in words: a difference with its interval, and comparisons as texts."""
+
+import numpy as np
+import pandas as pd
+
+from deepnets_utils import printing
+from deepnets_utils.statistics import difference_interval
+
+
+def test_a_difference_in_words_has_interval_and_n_or_says_too_few() -> None:
+    left, right = [5.0, 6.0, 7.0], [1.0, 2.0, np.nan, 3.0]
+    low, high = difference_interval(left, right)
+    assert printing.difference(left, right, "points") == f"+4.00 points (95 %: {low:+.2f} to {high:+.2f}; n = 3 and 3)"
+    assert printing.difference([1.0], right) == printing.difference([], right) == "too few runs"
+
+
+def test_a_comparison_leaves_out_what_is_missing() -> None:
+    line = {"row": "a", "column": "b", "published": 2.5, "published_spread": np.nan, "published_n": 10}
+    line |= {"ours": 2.25, "spread": 0.125, "n": 3, "low": 1.5, "high": np.nan, "verdict": "agrees"}
+    nothing = line | {"row": "c", "ours": np.nan, "low": np.nan, "verdict": "missing"}
+    text = printing.comparison(pd.DataFrame([line, nothing]), False, "coded", ".2f")
+    assert (
+        text.loc[("a", "b"), "published"] == "2.5 (n=10)" and text.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
+    )
+    assert list(text.loc[("c", "b")]) == ["2.5 (n=10)", "", "", "missing"]
+
+
+def test_verdicts_without_runs_say_so() -> None:
+    line = {"protocol": "", "verdict": "undecided", "low": np.nan, "effect": np.nan, "scale": "ratio", "n": 0}
+    assert printing.verdict([line]) == "undecided (too few runs)"
