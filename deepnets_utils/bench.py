@@ -7,9 +7,11 @@ import importlib.util
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,35 +21,81 @@ import torch
 from matplotlib.figure import Figure
 
 from deepnets_utils import data
+from deepnets_utils.augment import augmentation
 from deepnets_utils.models import model
 from deepnets_utils.opponents import CONDITIONS, Timed, by_lightning, by_plain_loop, now
 from deepnets_utils.parameters import ParameterError
-from deepnets_utils.runs import Run
+from deepnets_utils.runs import Run, Spec
 from deepnets_utils.tasks import build_task, task
 from deepnets_utils.training import numerics, train
 from deepnets_utils.workers import WorkerProcess, resolve, take_workers
 
-# go_deep's names of its networks.
-NETWORKS = {
-    "None": model("MLPRegressor"),
-    "Base": model("ConvRegressor"),
-    "10": model("ConvRegressor", extra_layers=10),
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A network and how it is trained.
+
+    task: name and options. recipe: fields of the Run. fewer: times fewer steps an epoch than are asked for, as a step
+    takes so much longer.
+    """
+
+    model: Spec
+    dataset: str
+    task: dict[str, Any]
+    recipe: dict[str, Any]
+    batch_size: int
+    fewer: int = 1
+
+    def steps(self, asked: int) -> int:
+        """Return the steps of an epoch when the small networks make `asked`."""
+        return max(1, asked // self.fewer)
+
+
+MEANS = {
+    "dataset": "fashion_mnist",
+    "task": {"name": "pixel_statistic", "statistic": "mean"},
+    "recipe": {"learning_rate": 1e-3},
+    "batch_size": 64,
 }
-BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+CLASSES = {"dataset": "cifar10", "fewer": 10, "batch_size": 32, "task": {"name": "image_classes"}}
+CLASSES["task"] |= {"channels": 3, "test_size": 32}  # each training ends with a test, which is not timed
+# A tenth of the rate in use: each way draws its own augmentation and dropout, and a larger one makes losses differ.
+CLASSES |= {"recipe": {"learning_rate": 1e-4, "augmentation": augmentation("flip_crop")}}
+CHANGED = {"augmentation": augmentation("flip_rotate_crop_jitter")}
+VISION = {"dataset": "cifar10", "fewer": 100, "batch_size": 256, "task": CLASSES["task"]}
+VISION |= {"recipe": {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, **CHANGED}}
+TEACHER = {
+    "layers": "76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc",
+    "dropout": "mp1:0.2,mp2:0.3,mp3:0.37,fc2:0.42",
+}
+CASES = {  # the names are those of go_deep, distillation and googlenet
+    "None": Case(model=model("MLPRegressor"), **MEANS),
+    "Base": Case(model=model("ConvRegressor"), **MEANS),
+    "10": Case(model=model("ConvRegressor", extra_layers=10), **MEANS),
+    "Teacher-1": Case(model=model("notation", **TEACHER), **CLASSES),
+    "4-layer-2-CONV": Case(model=model("notation", layers="64c2-mp-600fc-10fc"), **CLASSES),
+    "3-layer-linear": Case(model=model("notation", layers="2048fc2-10fc"), **CLASSES),
+    "VGG19": Case(model=model("VGG19"), **VISION),
+    "GoogLeNet": Case(model=model("GoogLeNet"), **VISION | {"task": CLASSES["task"] | {"auxiliary": 0.3}}),
+    "ResNet18": Case(model=model("ResNet18"), **VISION),
+}
 EPOCHS = 3  # the first one warms up and is not timed
 REPLICA_EPOCHS = 30  # replicas are quick: their time has to stand out of the start's
 LOSS_TOLERANCE = 0.05  # measured: rounding moves the median by 0.0001 to 0.01, a rate 2 % higher by 0.05 to 0.3
 OPPONENT = "PyTorch Lightning"
+LARGE_AT_ONCE = 4  # VGG19 with its gradients and momentum takes 1.7 GB a process
+COLUMNS = 3  # of panels
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to train `count` runs at once on "cpu" or "cuda"."""
+    """How to train `count` runs at once on "cpu" or "cuda"; networks: names in CASES of those that it trains."""
 
     name: str
     device: str
     count: int
     call: Callable[[list[Run]], list[Timed]]
+    networks: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -61,10 +109,10 @@ class Measurement:
     losses: dict[int, float]
 
 
-def by_package(run: Run) -> Timed:
+def by_package(run: Run, device: str = "cpu") -> Timed:
     """Train as a sweep does."""
     ends: list[float] = []
-    result = train(run, on_epoch=lambda *_: ends.append(now()))
+    result = train(run, device=device, on_epoch=lambda *_: ends.append(now(device)))
     return Timed(ends[-1] - ends[0], result.history["train_loss"][-1])
 
 
@@ -92,68 +140,83 @@ def by_replicas(runs: Sequence[Run], device: str) -> list[Timed]:
 
 
 def make_ways(workers: Sequence[WorkerProcess], cuda: bool) -> list[Way]:
-    """Return the ways of this machine; the first one on a device is what the others there are compared with."""
+    """Return the ways of this machine; a network's first one on a device is what the others there are compared with."""
+    small, middle, large = ([n for n, c in CASES.items() if c.fewer == fewer] for fewer in (1, 10, 100))
     ways = [
-        Way(OPPONENT, "cpu", 1, lambda runs: [by_lightning(run) for run in runs]),
-        Way("plain loop", "cpu", 1, lambda runs: [by_plain_loop(run) for run in runs]),
-        Way("package, one run", "cpu", 1, lambda runs: [by_package(run) for run in runs]),
-        Way(f"package, {len(workers)} processes", "cpu", len(workers), lambda runs: by_workers(runs, workers)),
+        Way(OPPONENT, "cpu", 1, lambda runs: [by_lightning(run) for run in runs], small),
+        Way("plain loop", "cpu", 1, lambda runs: [by_plain_loop(run) for run in runs], list(CASES)),
+        Way("package, one run", "cpu", 1, lambda runs: [by_package(run) for run in runs], list(CASES)),
     ]
+    for taken, names in ((workers, small + middle), (workers[:LARGE_AT_ONCE], large)):
+        title = f"package, {len(taken)} processes"
+        ways.append(Way(title, "cpu", len(taken), lambda runs, taken=taken: by_workers(runs, taken), names))
     if cuda:
-        ways.append(Way(OPPONENT, "cuda", 1, lambda runs: [by_lightning(run, "cuda") for run in runs]))
+        ways.append(Way(OPPONENT, "cuda", 1, lambda runs: [by_lightning(run, "cuda") for run in runs], small))
+        for title, train_one in (("plain loop", by_plain_loop), ("package, one run", by_package)):
+            call = partial(lambda train_one, runs: [train_one(run, "cuda") for run in runs], train_one)
+            ways.append(Way(title, "cuda", 1, call, middle + large))
         for count in (1, 10, 30):
-            ways.append(Way(f"package, {count} replicas", "cuda", count, lambda runs: by_replicas(runs, "cuda")))
+            title = f"package, {count} replicas"
+            ways.append(Way(title, "cuda", count, lambda runs: by_replicas(runs, "cuda"), small))
     return ways
 
 
 def make_run(dataset: str, network: str, steps: int, seed: int) -> Run:
     """Return a training of EPOCHS epochs of `steps` steps."""
-    learned = task("pixel_statistic", statistic="mean", train_size=steps * BATCH_SIZE, validation_size=0)
-    fields = {"learning_rate": LEARNING_RATE, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "seed": seed}
-    return Run(dataset=dataset, task=learned, model=NETWORKS[network], **fields)
+    case = CASES[network]
+    learned = task(**case.task, train_size=steps * case.batch_size, validation_size=0)
+    fields = case.recipe | {"epochs": EPOCHS, "batch_size": case.batch_size, "seed": seed}
+    return Run(dataset=dataset, task=learned, model=case.model, **fields)
 
 
-def measure(ways: Sequence[Way], dataset: str, rounds: int, steps: int) -> list[Measurement]:
-    """Return a measurement a round, network and way, interleaved so that the machine's noise hits all alike."""
+def measure(ways: Sequence[Way], datasets: Mapping[str, str], rounds: int, steps: int) -> list[Measurement]:
+    """Return a measurement a round, network and way, interleaved so that the machine's noise hits all alike.
+
+    datasets: by the names in CASES, what is there. steps: of an epoch of the small networks.
+    """
     found = []
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-        for network, way in itertools.product(NETWORKS, ways):
-            runs = [make_run(dataset, network, steps, number + k) for k in range(way.count)]
-            timed = way.call(runs)
-            seconds = statistics.mean(item.seconds for item in timed) / ((EPOCHS - 1) * steps / 1000)
-            losses = {run.seed: item.loss for run, item in zip(runs, timed, strict=True)}
-            found.append(Measurement(network, way.name, way.device, seconds, losses))
+        for (network, case), way in itertools.product(CASES.items(), ways):
+            if network in way.networks:
+                own = case.steps(steps)
+                runs = [make_run(datasets[case.dataset], network, own, number + k) for k in range(way.count)]
+                timed = way.call(runs)
+                seconds = statistics.mean(item.seconds for item in timed) / ((EPOCHS - 1) * own / 1000)
+                losses = {run.seed: item.loss for run, item in zip(runs, timed, strict=True)}
+                found.append(Measurement(network, way.name, way.device, seconds, losses))
     return found
 
 
 def summarise(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Return a row a network and way, in their order, of plain data.
 
-    seconds: of each round, per 1,000 steps and run; median_seconds. ratio: the opponent's median on the same device
-    over this one. losses: by seed. loss_difference: median over the seeds that both have of |loss / loss of the
-    opponent on the CPU - 1|.
+    seconds: of each round, per 1,000 steps and run; median_seconds. images_per_second: of all runs at once. ratio: the
+    median of the network's first way on the same device over this one. losses: by seed. loss_difference: median over
+    the seeds that both have of |loss / loss of the network's first way - 1|.
     """
     groups: dict[tuple[str, str, str], list[Measurement]] = {}
     for item in measurements:
         groups.setdefault((item.network, item.way, item.device), []).append(item)
     medians = {key: statistics.median(item.seconds for item in group) for key, group in groups.items()}
     losses = {key: {k: v for item in group for k, v in item.losses.items()} for key, group in groups.items()}
+    first, first_there = ({where(key): key for key in reversed(groups)} for where in (itemgetter(0), itemgetter(0, 2)))
     rows = []
     for (network, way, device), group in groups.items():
-        own, reference = losses[network, way, device], losses[network, OPPONENT, "cpu"]
+        own, reference = losses[network, way, device], losses[first[network]]
         differences = [abs(own[seed] / reference[seed] - 1) for seed in own.keys() & reference.keys()]
         row = {"network": network, "way": way, "device": device, "seconds": [item.seconds for item in group]}
         row |= {"median_seconds": medians[network, way, device]}
-        row |= {"ratio": medians[network, OPPONENT, device] / row["median_seconds"]}
+        row |= {"images_per_second": 1000 * CASES[network].batch_size / row["median_seconds"]}
+        row |= {"ratio": medians[first_there[network, device]] / row["median_seconds"], "first": first[network][1]}
         rows.append(row | {"losses": own, "loss_difference": float(np.median(differences))})
     return rows
 
 
 def disagreements(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a text for each row whose losses are not the opponent's: more than LOSS_TOLERANCE away, or NaN."""
+    """Return a text for each row whose losses are not its network's first way's: LOSS_TOLERANCE away, or NaN."""
     return [
-        f"{row['way']} on {row['device']} does not train {row['network']} as {OPPONENT} does: "
+        f"{row['way']} on {row['device']} does not train {row['network']} as {row['first']} does: "
         f"its losses differ by {row['loss_difference']:.1%}, allowed are {LOSS_TOLERANCE:.0%}"
         for row in rows
         if not row["loss_difference"] <= LOSS_TOLERANCE
@@ -167,6 +230,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         "way": lambda row: row["way"],
         "device": lambda row: row["device"],
         "s per 1,000 steps and run": lambda row: f"{row['median_seconds']:.3g}",
+        "images/s": lambda row: f"{row['images_per_second']:,.0f}",
         "times faster": lambda row: f"{row['ratio']:.1f}",
         "loss": lambda row: f"{statistics.median(row['losses'].values()):.3g}",
         "loss differs by": lambda row: f"{row['loss_difference']:.2%}",
@@ -177,8 +241,11 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Return the figure: a panel a network, a bar a way, a point a round, and how many times faster it is."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    figure, panels = plt.subplots(1, len(networks), figsize=(4 * len(networks), 3), sharey=True, squeeze=False)
-    for network, axes in zip(networks, panels.flat, strict=True):
+    width, height = min(len(networks), COLUMNS), -(-len(networks) // COLUMNS)
+    figure, panels = plt.subplots(height, width, figsize=(4.5 * width, 3 * height), squeeze=False)
+    for axes in panels.flat[len(networks) :]:
+        axes.remove()
+    for network, axes in zip(networks, panels.flat, strict=False):
         shown = [row for row in rows if row["network"] == network]
         names = [f"{row['way']} ({row['device']})" for row in shown]
         axes.barh(names, [row["median_seconds"] for row in shown], color=[f"C{number}" for number in range(len(shown))])
@@ -188,7 +255,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set(title=f"network {network}", xlabel="seconds per 1,000 steps and run")
         axes.margins(x=0.3)
         axes.grid(axis="y", visible=False)
-    panels[0, 0].invert_yaxis()
+        axes.invert_yaxis()
     return figure
 
 
@@ -200,11 +267,12 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
     """
     if importlib.util.find_spec("lightning") is None:
         raise ParameterError('the opponent, PyTorch Lightning, is not installed: pip install -e ".[bench]"')
-    dataset, left_out = "fashion_mnist", []
-    if not data.present(dataset):
-        dataset = data.embedded(dataset)
-        left_out.append(f"Fashion-MNIST (`deepnets data` gets it): {dataset} stands in, with few steps an epoch")
-    most = len(data.load(dataset).train_images) // BATCH_SIZE
+    datasets, left_out = {case.dataset: case.dataset for case in CASES.values()}, []
+    for name in [name for name in datasets if not data.present(name)]:
+        datasets[name] = data.embedded(name)
+        left_out.append(f"{name} (`deepnets data` gets it): {datasets[name]} stands in, with few steps an epoch")
+    sizes = {name: len(data.load(chosen).train_images) for name, chosen in datasets.items()}
+    most = min(sizes[case.dataset] // case.batch_size * case.fewer for case in CASES.values())
     steps = min(steps, most) if left_out else steps
     if rounds < 1 or not 1 <= steps <= most:
         raise ParameterError(f"rounds must be at least 1 and steps 1 to {most}; they are {rounds} and {steps}")
@@ -214,12 +282,13 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
     for text in left_out:
         print(f"left out: {text}", file=sys.stderr)
 
-    first = make_run(dataset, "None", 1, 0)
+    names = list(CASES)
+    first = make_run(datasets[CASES[names[0]].dataset], names[0], 1, 0)
     provenance = train(first).provenance
     workers = take_workers(resolve("cpu", 0)[1])
     try:
         by_workers([first] * len(workers), workers)  # imports and data: later no worker trains beside an idle one
-        rows = summarise(measure(make_ways(workers, cuda), dataset, rounds, steps))
+        rows = summarise(measure(make_ways(workers, cuda), datasets, rounds, steps))
     finally:
         for worker in workers:
             worker.shutdown(wait=False)
@@ -230,10 +299,15 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
         "date": provenance["finished_at"],
         "hardware": {"cpu": provenance["device"], "cores": len(workers), "gpu": gpu},
         "versions": packages,
-        "data": {"dataset": dataset, "fingerprint": provenance["data_fingerprint"]},
-        "training": {"target": "mean", "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE},
+        "data": {chosen: data.CANONICAL[chosen] for chosen in datasets.values()},
+        "training": {
+            name: make_run(datasets[case.dataset], name, case.steps(steps), 0).to_json() for name, case in CASES.items()
+        },
         "rounds": rounds,
-        "steps": {"timed": (EPOCHS - 1) * steps, "before": steps},
+        "steps": {
+            name: {"timed": (EPOCHS - 1) * case.steps(steps), "before": case.steps(steps)}
+            for name, case in CASES.items()
+        },
         "threads": {"opponents": threads, "package, a process": 1},
         "opponents": CONDITIONS,
         "left_out": left_out,

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
-from deepnets_utils import bench, cli
+from deepnets_utils import bench, cli, data
 from deepnets_utils.bench import OPPONENT, Measurement, by_package, by_replicas, make_run, summarise
-from deepnets_utils.opponents import Timed, by_lightning, by_plain_loop
+from deepnets_utils.opponents import Pictures, Timed, by_lightning, by_plain_loop, prepare
 from deepnets_utils.parameters import ParameterError
+from deepnets_utils.tasks import build_task
 
 MEASURED = [
     Measurement("Base", OPPONENT, "cpu", 20.0, {0: 0.5}),
@@ -57,14 +59,17 @@ def test_table_and_figure_show_every_row():
     rows = summarise([*MEASURED, *differing(0.2)])
     table = bench.table(rows)
     assert len(table) == len(rows) == 6
-    assert table.iloc[1].tolist() == ["Base", "package", "cpu", "5", "4.8", "0.35", "0.00%"]
+    assert table.iloc[1].tolist() == ["Base", "package", "cpu", "5", "12,800", "4.8", "0.35", "0.00%"]
     figure = bench.draw(rows)
     assert [len(axes.patches) for axes in figure.axes] == [4, 2]
     assert " 4.8 x" in {text.get_text() for text in figure.axes[0].texts}
     plt.close(figure)
 
 
-@pytest.mark.parametrize("network", bench.NETWORKS)
+SMALL = [name for name, case in bench.CASES.items() if case.fewer == 1]
+
+
+@pytest.mark.parametrize("network", SMALL)
 def test_a_plain_loop_and_replicas_train_what_the_package_trains(network: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "REPLICA_EPOCHS", 1)
     runs = [make_run("digits_28", network, 4, seed) for seed in (3, 4)]
@@ -72,6 +77,42 @@ def test_a_plain_loop_and_replicas_train_what_the_package_trains(network: str, m
     assert expected[0] != pytest.approx(expected[1], rel=0.01)
     assert [by_plain_loop(run).loss for run in runs] == pytest.approx(expected, rel=1e-4)
     assert [timed.loss for timed in by_replicas(runs, "cpu")] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("network", "rate"), [("3-layer-linear", 0.01), ("ResNet18", 1e-4)])
+def test_a_plain_loop_classifies_as_the_package_does(network: str, rate: float):
+    run = make_run("digits_32", network, 2, 0)
+    seen = replace(run.task, options=tuple(sorted((dict(run.task.options) | {"train_size": 16}).items())))
+    # Not Adam: it turns the rounding of gradients that are 0 but for it, as at the digits' black pixels, into steps.
+    run = replace(run, task=seen, augmentation=None, batch_size=8, optimizer="sgd", momentum=0.9, learning_rate=rate)
+    expected = by_package(run).loss
+    assert by_plain_loop(run).loss == pytest.approx(expected, rel=1e-3)
+    assert by_plain_loop(replace(run, learning_rate=1.5 * rate)).loss != pytest.approx(expected, rel=1e-3)
+
+
+def test_the_plain_loops_loss_counts_auxiliary_classifiers():
+    run = make_run("digits_32", "GoogLeNet", 1, 0)
+    *_, loss = prepare(run)
+    logits, labels = tuple(torch.randn(3, 4, 10)), torch.tensor([0, 3, 9, 1])
+    assert loss(logits, labels) == pytest.approx(build_task(run.task).loss(logits, labels).item(), rel=1e-6)
+    assert loss(logits, labels) > loss(logits[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("network", "names"),
+    [
+        ("Teacher-1", ["RandomHorizontalFlip", "RandomCrop"]),
+        ("ResNet18", ["RandomHorizontalFlip", "RandomRotation", "RandomResizedCrop", "ColorJitter"]),
+    ],
+)
+def test_the_plain_loops_pictures_are_changed_as_the_run_says(network: str, names: list[str]):
+    run = make_run("digits_32", network, 1, 0)
+    pictures = Pictures(run, build_task(run.task).splits(data.load("digits_32"), 0)["train"])
+    chain = [type(change).__name__ for change in pictures.transform.transforms]
+    assert chain == [*names, "PILToTensor", "ToDtype", "Normalize"]
+    image, label = pictures[0]
+    assert image.shape == (3, 32, 32) and image.dtype == torch.float32 and label == pictures.targets[0]
+    assert not torch.equal(image, pictures[0][0]), "drawn anew each time"
 
 
 def test_lightning_trains_what_the_package_trains():
@@ -97,31 +138,51 @@ def test_rounds_are_interleaved_and_seconds_are_per_thousand_steps():
             calls.append((name, runs[0].model.name, [run.seed for run in runs]))
             return [Timed(0.5, run.seed / 10) for run in runs]
 
-        return bench.Way(name, "cpu", count, call)
+        return bench.Way(name, "cpu", count, call, SMALL)
 
-    found = bench.measure([way("a", 1), way("b", 2)], "digits_28", rounds=2, steps=10)
+    datasets = {"fashion_mnist": "digits_28", "cifar10": "digits_32"}
+    found = bench.measure([way("a", 1), way("b", 2)], datasets, rounds=2, steps=10)
     assert [call[0] for call in calls] == ["a", "b"] * 6
     assert [call[2] for call in calls[:2] + calls[-2:]] == [[0], [0, 1], [1], [1, 2]]
     assert {item.seconds for item in found} == {25.0}  # 0.5 s for the 20 steps of two epochs
     assert found[-1].losses == {1: 0.1, 2: 0.2}
+    large = replace(way("c", 1), networks=["GoogLeNet", "3-layer-linear"])
+    found = bench.measure([large], datasets, rounds=1, steps=200)
+    seconds = {item.network: item.seconds for item in found}
+    assert seconds == {"3-layer-linear": 12.5, "GoogLeNet": 125.0}  # 40 and 4 steps: they are so much longer
 
 
 def test_without_cuda_there_are_no_ways_for_it():
     assert {way.device for way in bench.make_ways([], cuda=False)} == {"cpu"}
-    counts = [way.count for way in bench.make_ways([], cuda=True) if way.device == "cuda"]
-    assert counts == [1, 1, 10, 30]
+    ways = bench.make_ways([], cuda=True)
+    counts = {name: [w.count for w in ways if w.device == "cuda" and name in w.networks] for name in bench.CASES}
+    assert counts["Base"] == [1, 1, 10, 30]
+    assert counts["GoogLeNet"] == counts["Teacher-1"] == [1, 1]
+
+
+def test_not_every_core_takes_a_large_network_at_once():
+    ways = [way for way in bench.make_ways([None] * 64, cuda=False) if "processes" in way.name]
+    counts = {name: [way.count for way in ways if name in way.networks] for name in bench.CASES}
+    assert counts["Base"] == counts["Teacher-1"] == [64]
+    assert counts["VGG19"] == [bench.LARGE_AT_ONCE]
 
 
 @pytest.mark.slow
 def test_whole_benchmark_on_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     pytest.importorskip("lightning")
     monkeypatch.setenv("DEEPNETS_DATA", str(tmp_path))
+    chosen = {name: bench.CASES[name] for name in [*SMALL, "3-layer-linear"]}
+    chosen["ResNet18"] = replace(bench.CASES["ResNet18"], batch_size=8)
+    monkeypatch.setattr(bench, "CASES", chosen)
     found = bench.benchmark(rounds=1, steps=2)
     rows = [row for row in found["rows"] if row["device"] == "cpu"]
-    assert len(rows) == 12
-    assert not bench.disagreements(rows)
-    assert found["data"]["dataset"] == "digits_28"
-    assert "digits_28 stands in" in capsys.readouterr().err
+    assert len(rows) == 3 * 4 + 2 * 3
+    assert not bench.disagreements([row for row in rows if row["network"] in SMALL])
+    assert {row["first"] for row in rows if row["network"] == "ResNet18"} == {"plain loop"}
+    assert set(found["data"]) == {"digits_28", "digits_32"}
+    assert found["steps"]["ResNet18"] == {"timed": 2, "before": 1}
+    errors = capsys.readouterr().err
+    assert "digits_28 stands in" in errors and "digits_32 stands in" in errors
     assert {"torch", "torchvision", "lightning", "python", "deepnets_utils"} == found["versions"].keys()
     json.dumps(found, allow_nan=False)
 
