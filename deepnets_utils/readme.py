@@ -12,7 +12,7 @@ PICTURES = paths.ROOT / "figures" / "readme"
 
 
 def results() -> str:
-    """Return the Markdown of all tables of the paper report: a line a table, then every compared cell."""
+    """Return the Markdown of all tables of the paper report: a line a table, then every compared cell with runs."""
     folder = paths.output_root() / "reports" / "paper"
     overview = ["| study | table | command | cells that agree |", "| --- | --- | --- | --- |"]
     details = []
@@ -29,13 +29,14 @@ def results() -> str:
                 counts.append(f"{protocol}: {text}" if protocol else text)
             command = f"`make report STUDY={number} PROFILE=paper`"
             overview.append(f"| {summary['study']} | {table['title']} | {command} | {'; '.join(counts)} |")
-            details.append(_cells(table["title"], frame))
+            if len(stored := frame[frame["verdict"] != "missing"]):
+                details.append(_cells(f"{number}, {table['title']}", stored))
     return "\n".join([*overview, "", *details])
 
 
 def _cells(title: str, frame: pd.DataFrame) -> str:
     lines = [
-        f"<details><summary>{title}: every cell</summary>",
+        f"<details><summary>{title}: every cell that has runs</summary>",
         "",
         "| row | column | protocol | published | ours | 95 % interval | n | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
