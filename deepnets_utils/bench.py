@@ -21,65 +21,15 @@ import torch
 from matplotlib.figure import Figure
 
 from deepnets_utils import data
-from deepnets_utils.augment import augmentation
-from deepnets_utils.models import model
+from deepnets_utils.bench_cases import CASES, EPOCHS, make_run
+from deepnets_utils.machine import numerics
 from deepnets_utils.opponents import CONDITIONS, Timed, by_lightning, by_plain_loop, now
 from deepnets_utils.parameters import ParameterError
-from deepnets_utils.runs import Run, Spec
-from deepnets_utils.tasks import build_task, task
-from deepnets_utils.training import numerics, train
+from deepnets_utils.runs import Run
+from deepnets_utils.tasks import build_task
+from deepnets_utils.training import train
 from deepnets_utils.workers import WorkerProcess, resolve, take_workers
 
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A network and how it is trained.
-
-    task: name and options. recipe: fields of the Run. fewer: times fewer steps an epoch than are asked for, as a step
-    takes so much longer.
-    """
-
-    model: Spec
-    dataset: str
-    task: dict[str, Any]
-    recipe: dict[str, Any]
-    batch_size: int
-    fewer: int = 1
-
-    def steps(self, asked: int) -> int:
-        """Return the steps of an epoch when the small networks make `asked`."""
-        return max(1, asked // self.fewer)
-
-
-MEANS = {
-    "dataset": "fashion_mnist",
-    "task": {"name": "pixel_statistic", "statistic": "mean"},
-    "recipe": {"learning_rate": 1e-3},
-    "batch_size": 64,
-}
-CLASSES = {"dataset": "cifar10", "fewer": 10, "batch_size": 32, "task": {"name": "image_classes"}}
-CLASSES["task"] |= {"channels": 3, "test_size": 32}  # each training ends with a test, which is not timed
-# A tenth of the rate in use: each way draws its own augmentation and dropout, and a larger one makes losses differ.
-CLASSES |= {"recipe": {"learning_rate": 1e-4, "augmentation": augmentation("flip_crop")}}
-CHANGED = {"augmentation": augmentation("flip_rotate_crop_jitter")}
-VISION = {"dataset": "cifar10", "fewer": 100, "batch_size": 256, "task": CLASSES["task"]}
-VISION |= {"recipe": {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, **CHANGED}}
-TEACHER = {
-    "layers": "76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc",
-    "dropout": "mp1:0.2,mp2:0.3,mp3:0.37,fc2:0.42",
-}
-CASES = {  # the names are those of go_deep, distillation and googlenet
-    "None": Case(model=model("MLPRegressor"), **MEANS),
-    "Base": Case(model=model("ConvRegressor"), **MEANS),
-    "10": Case(model=model("ConvRegressor", extra_layers=10), **MEANS),
-    "Teacher-1": Case(model=model("notation", **TEACHER), **CLASSES),
-    "4-layer-2-CONV": Case(model=model("notation", layers="64c2-mp-600fc-10fc"), **CLASSES),
-    "3-layer-linear": Case(model=model("notation", layers="2048fc2-10fc"), **CLASSES),
-    "VGG19": Case(model=model("VGG19"), **VISION),
-    "GoogLeNet": Case(model=model("GoogLeNet"), **VISION | {"task": CLASSES["task"] | {"auxiliary": 0.3}}),
-    "ResNet18": Case(model=model("ResNet18"), **VISION),
-}
-EPOCHS = 3  # the first one warms up and is not timed
 REPLICA_EPOCHS = 30  # replicas are quick: their time has to stand out of the start's
 LOSS_TOLERANCE = 0.05  # measured: rounding moves the median by 0.0001 to 0.01, a rate 2 % higher by 0.05 to 0.3
 OPPONENT = "PyTorch Lightning"
@@ -159,14 +109,6 @@ def make_ways(workers: Sequence[WorkerProcess], cuda: bool) -> list[Way]:
             title = f"package, {count} replicas"
             ways.append(Way(title, "cuda", count, lambda runs: by_replicas(runs, "cuda"), small))
     return ways
-
-
-def make_run(dataset: str, network: str, steps: int, seed: int) -> Run:
-    """Return a training of EPOCHS epochs of `steps` steps."""
-    case = CASES[network]
-    learned = task(**case.task, train_size=steps * case.batch_size, validation_size=0)
-    fields = case.recipe | {"epochs": EPOCHS, "batch_size": case.batch_size, "seed": seed}
-    return Run(dataset=dataset, task=learned, model=case.model, **fields)
 
 
 def measure(ways: Sequence[Way], datasets: Mapping[str, str], rounds: int, steps: int) -> list[Measurement]:

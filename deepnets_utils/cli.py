@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils import parameters, paths
+from deepnets_utils.estimates import estimate
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store, read_records, write_records
-from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, sweep
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
 from deepnets_utils.workers import engine, resolve, use_cluster
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C

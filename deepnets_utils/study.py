@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 
 from deepnets_utils import data, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
+from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import (
     check_parameters,
@@ -29,7 +30,7 @@ from deepnets_utils.parameters import (
 from deepnets_utils.progress import watched
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
-from deepnets_utils.sweep import estimates, sweep
+from deepnets_utils.sweep import sweep
 from deepnets_utils.workers import end_workers, engine, resolve
 
 

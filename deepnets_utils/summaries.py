@@ -61,7 +61,7 @@ def counts(verdicts: pd.Series) -> dict[str, int]:
 def missing(runs: Mapping[str, Any]) -> str:
     """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
 
-    The cost is that of one run after another as `sweep.estimates` knows it; runs like nothing stored are named.
+    The cost is that of one run after another as `estimates` knows it; runs like nothing stored are named.
     """
     if not runs["missing"]:
         return ""

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import itertools
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from deepnets_utils.estimates import estimate
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
@@ -32,8 +32,6 @@ TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
 LONG_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
-TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits_28": 1_397, "digits_32": 1_397}
-SAMPLE = 1000  # stored results that an estimate of time looks at
 HERE = (InProcess, WorkerProcess)
 LOST = "the executor gave its calls up: its scheduler was closed or cannot be reached"
 IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
@@ -282,43 +280,3 @@ def _phases(missing: list[Run], store: Store) -> list[list[Run]]:
         if not lost:
             return phases
         phases = [list(lost.values()), *([run for run in phase if run.digest not in lost] for phase in phases)]
-
-
-def estimate(runs: Iterable[Run], store: Store) -> float:
-    """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
-
-    Sums `estimates`; where nothing alike is stored, a model and task of the same names count, and where that is not
-    either, the mean of the others.
-    """
-    found = estimates(runs, store.results(), kinds=3)
-    seconds = [value for value in found if value == value]
-    return statistics.mean(seconds) * len(found) if seconds else float("nan")
-
-
-def estimates(runs: Iterable[Run], results: Iterable[Result], kinds: int = 2) -> list[float]:
-    """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
-
-    The median seconds per epoch and training image of results with the same model, task and batch size, else with the
-    same model and a task of the same name, whatever device they ran on; kinds: how many of `_kinds` count. An
-    estimator counts as one epoch.
-    """
-    times: dict[tuple, list[float]] = collections.defaultdict(list)
-    for result in itertools.islice(results, SAMPLE):
-        for kind in _kinds(result.run)[:kinds]:
-            times[kind].append(result.provenance["wall_seconds"] / _passes(result.run))
-    medians = {kind: statistics.median(values) for kind, values in times.items()}
-    found = [next((medians[kind] for kind in _kinds(run)[:kinds] if kind in medians), float("nan")) for run in runs]
-    return [value * _passes(run) for value, run in zip(found, runs, strict=True)]
-
-
-def _passes(run: Run) -> int:
-    """Return how many training images a run sees; a task without a train_size counts as one that uses all."""
-    return max(1, run.epochs) * (dict(run.task.options).get("train_size") or TRAINING_IMAGES[run.dataset])
-
-
-def _kinds(run: Run) -> list[tuple]:
-    return [
-        (run.dataset, run.model, run.task, run.batch_size),
-        (run.dataset, run.model, run.task.name),
-        (run.dataset, run.model.name, run.task.name),
-    ]

@@ -1,14 +1,10 @@
 """One run, start to end: data, network, epochs, test."""
 
-import contextlib
 import copy
-import datetime
 import functools
 import math
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from deepnets_utils.checkpoints import (
 from deepnets_utils.files import move_aside
 from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import evaluate, make_optimizer, range_test, train_epoch
+from deepnets_utils.machine import Clock, numerics, provenance
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
@@ -85,8 +82,8 @@ def train(
                     for parameter in network.parameters():
                         nn.init.constant_(parameter, math.nan)
                 extra["weights_sha256"] = save_state(weights, {"digest": run.digest, "network": network.state_dict()})
-    provenance = _provenance(path, "cpu" if path == "estimator" else device, clock, images)
-    return Result(run=run, provenance=provenance | extra, **outcome)
+    origin = provenance(path, "cpu" if path == "estimator" else device, clock, images)
+    return Result(run=run, provenance=origin | extra, **outcome)
 
 
 def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
@@ -105,10 +102,8 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
         splits = {(task, data_seed): build_task(task).splits(images, data_seed) for task, data_seed in kinds}
         tasks = [build_task(run.task) for run in runs]
         outcomes = train_replicas(runs, tasks, [splits[run.task, run.data_seed] for run in runs], device)
-    provenance = _provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
-    return [
-        Result(run=run, provenance=dict(provenance), **outcome) for run, outcome in zip(runs, outcomes, strict=True)
-    ]
+    origin = provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
+    return [Result(run=run, provenance=dict(origin), **outcome) for run, outcome in zip(runs, outcomes, strict=True)]
 
 
 def make_network(run: Run, device: torch.device) -> nn.Module:
@@ -271,63 +266,3 @@ class Saving:
             progress.seconds = self.clock.seconds()
             save_checkpoint(self.file, run, progress, *parts)
             self._saved_at = time.monotonic()
-
-
-class Clock:
-    """Wall and CPU seconds of this process since it was made, with those of earlier attempts added."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def add(self, seconds: tuple[float, float]) -> None:
-        self._wall, self._cpu = self._wall - seconds[0], self._cpu - seconds[1]
-
-    def seconds(self) -> tuple[float, float]:
-        return time.perf_counter() - self._wall, time.process_time() - self._cpu
-
-
-@contextlib.contextmanager
-def numerics() -> Iterator[None]:
-    """Set what makes numbers repeatable: one CPU thread, float32 without TF32, deterministic kernels.
-
-    Denormal numbers are flushed to zero: the moments of a dead unit decay into them and make steps slow.
-    """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.get_rng_state()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        threads, matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, state = before
-        torch.set_rng_state(state)
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(threads)
-
-
-def _provenance(path: str, device: str, clock: Clock, images: data.Images, runs: int = 1) -> dict[str, Any]:
-    wall, cpu = clock.seconds()
-    return {
-        "wall_seconds": round(wall / runs, 3),
-        "cpu_seconds": round(cpu / runs, 3),
-        "device": _device_name(device),
-        "threads": 1,
-        "path": path,
-        "torch": torch.__version__,
-        "deepnets_utils": version("deepnets-utils"),
-        "python": platform.python_version(),
-        "data_fingerprint": images.fingerprint,
-        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

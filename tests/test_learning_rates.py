@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from deepnets_utils import data, learning_rates
 from deepnets_utils.learning_rates import smoothed, suggestion
+from deepnets_utils.machine import numerics
 from deepnets_utils.models import build_model, model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Run
 from deepnets_utils.tasks import build_task, task
-from deepnets_utils.training import numerics, train
+from deepnets_utils.training import train
 
 FIXTURE = Path(__file__).parent / "data" / "lightning_finder.jsonl"
 OF_2021, PRESENT = "1.5.7", "2.6.6"

@@ -21,6 +21,7 @@ from deepnets_utils import workers as workers_module
 from deepnets_utils.batches import Batches
 from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import make_optimizer, range_test
+from deepnets_utils.machine import numerics
 from deepnets_utils.models import build_model, model, register_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.replicas import Rows, StackedTraining, group_key
@@ -28,7 +29,7 @@ from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import TrainingFailed, sweep
 from deepnets_utils.tasks import Split, build_task, task
-from deepnets_utils.training import numerics, train, train_group
+from deepnets_utils.training import train, train_group
 
 DIGITS = "digits_28"
 STEPS = 50

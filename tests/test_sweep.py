@@ -13,10 +13,11 @@ from fake_trainer import TRAINER, Drivers, calls, claim_files, make_run, result_
 
 from deepnets_utils import sweep as sweep_module
 from deepnets_utils import workers as workers_module
+from deepnets_utils.estimates import estimate, estimates
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.store import Store
-from deepnets_utils.sweep import SweepTooLong, TrainingFailed, estimate, estimates, sweep
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
 
 
 def test_order_is_kept_and_duplicates_are_trained_once(store: Store) -> None:

@@ -1,0 +1,75 @@
+"""What a run's numbers and seconds depend on beside the run: number formats, threads, clocks, versions."""
+
+import contextlib
+import datetime
+import platform
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepnets_utils.data import Images
+
+
+class Clock:
+    """Wall and CPU seconds of this process since it was made, with those of earlier attempts added."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def add(self, seconds: tuple[float, float]) -> None:
+        self._wall, self._cpu = self._wall - seconds[0], self._cpu - seconds[1]
+
+    def seconds(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+@contextlib.contextmanager
+def numerics() -> Iterator[None]:
+    """Set what makes numbers repeatable: one CPU thread, float32 without TF32, deterministic kernels.
+
+    Denormal numbers are flushed to zero: the moments of a dead unit decay into them and make steps slow.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, torch.get_rng_state()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        threads, matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, state = before
+        torch.set_rng_state(state)
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def provenance(path: str, device: str, clock: Clock, images: Images, runs: int = 1) -> dict[str, Any]:
+    """Return where a Result comes from; its seconds are shared out evenly among so many runs."""
+    wall, cpu = clock.seconds()
+    return {
+        "wall_seconds": round(wall / runs, 3),
+        "cpu_seconds": round(cpu / runs, 3),
+        "device": _device_name(device),
+        "threads": 1,
+        "path": path,
+        "torch": torch.__version__,
+        "deepnets_utils": version("deepnets-utils"),
+        "python": platform.python_version(),
+        "data_fingerprint": images.fingerprint,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
