@@ -31,7 +31,7 @@ report: $(SETUP)
 	$(BIN)/deepnets report $(STUDY) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 test: $(SETUP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
 
 lab: $(SETUP)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)

@@ -33,13 +33,13 @@ def estimates(runs: Iterable[Run], results: Iterable[Result], kinds: int = 2) ->
     times: dict[tuple, list[float]] = collections.defaultdict(list)
     for result in itertools.islice(results, SAMPLE):
         for kind in _kinds(result.run)[:kinds]:
-            times[kind].append(result.provenance["wall_seconds"] / _passes(result.run))
+            times[kind].append(result.provenance["wall_seconds"] / images_seen(result.run))
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     found = [next((medians[kind] for kind in _kinds(run)[:kinds] if kind in medians), float("nan")) for run in runs]
-    return [value * _passes(run) for value, run in zip(found, runs, strict=True)]
+    return [value * images_seen(run) for value, run in zip(found, runs, strict=True)]
 
 
-def _passes(run: Run) -> int:
+def images_seen(run: Run) -> int:
     """Return how many training images a run sees; a task without a train_size counts as one that uses all."""
     return max(1, run.epochs) * (dict(run.task.options).get("train_size") or TRAINING_IMAGES[run.dataset])
 

@@ -119,12 +119,14 @@ def printable(notebook: NotebookNode) -> NotebookNode:
 def align(text: str) -> str:
     """Return HTML with classes on the cells of pandas' tables: "text" where a column holds words, "short" for labels.
 
-    Only numbers stand to the right, and what is short stays on one line.
+    What is missing (NaN) is left empty. Only numbers stand to the right, and what is short stays on one line.
     """
     if 'class="dataframe"' not in text:
         return text
     page = BeautifulSoup(text, "html.parser")
     for table in page.select("table.dataframe"):
+        for cell in table.find_all("td", string="NaN"):
+            cell.string = ""
         rows = [row.find_all("td") for row in table.select("tbody tr")]
         worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
         for label in table.select("tbody th"):
@@ -155,6 +157,7 @@ def index_page(name: str, rows: Sequence[Mapping[str, Any]], notebooks: bool) ->
     runs = [row["summary"]["runs"] for row in rows if row["summary"]]
     keys = ("total", "missing", "missing_seconds", "missing_unknown")
     lacking = summaries.missing({key: sum(run.get(key, 0) for run in runs) for key in keys})
+    lacking += " (those of two studies count twice)" if lacking and len(runs) > 1 else ""
     shown = {"banners": banners, "verdicts": count_verdicts(rows), "lacking": lacking, "notebooks": notebooks}
     return _render("index", name=name, rows=rows, **shown)
 
@@ -165,9 +168,11 @@ def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
 
 
 def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many claims of all rows have each verdict, those that occur, in a fixed order."""
-    found = [claim["verdict"] for row in rows if row["summary"] for claim in row["summary"]["claims"]]
-    return {word: found.count(word) for word in ("supported", "contradicted", "undecided") if word in found}
+    """Return how often each verdict occurs in all rows, a claim under each protocol, in a fixed order."""
+    claims = [claim for row in rows if row["summary"] for claim in row["summary"]["claims"]]
+    found = [claim["verdict"] if claim["n"] else "not tested yet" for claim in claims]
+    words = ("supported", "contradicted", "undecided", "not tested yet")
+    return {word: found.count(word) for word in words if word in found}
 
 
 def navigation(page: str, before: str | None, after: str | None) -> str:

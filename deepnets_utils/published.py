@@ -160,12 +160,12 @@ def compare(
 
 
 def _verdict(ours: Summary, cell: pd.Series | None, exact: bool) -> str:
+    if cell is None:
+        return ""
     if ours.n + ours.diverged == 0:
         return "missing"
     if ours.n < 2 and not exact:
         return "too few runs"
-    if cell is None:
-        return ""
     printed = Decimal(cell["printed"])
     digits = printed.normalize() if cell["note"].startswith("approximate") else printed
     difference = Decimal(str(ours.mean)) - printed

@@ -47,6 +47,7 @@ from deepnets_utils.parameters import (
 from deepnets_utils.progress import duration
 from deepnets_utils.summaries import read, write_text
 
+FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
 LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
 
 
@@ -71,6 +72,17 @@ class ThisPython(AsyncKernelManager):
             # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
             self.transport = "ipc"
             self.connection_file = file
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel and its processes; after Ctrl-C once it has finished what is training."""
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and self.has_kernel:
+            await self.interrupt_kernel()
+            client = self.client()
+            client.start_channels()
+            with contextlib.suppress(RuntimeError):  # it took too long, or is gone
+                await client.wait_for_ready(timeout=FINISH_SECONDS)
+            client.stop_channels()
+        await super().shutdown_kernel(now=now, restart=restart)
 
 
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
@@ -175,8 +187,9 @@ def write_indexes(folder: Path) -> None:
 def study_row(folder: Path, study: str) -> dict[str, Any]:
     """Return what the index says of a study in reports/<profile>: all from the files in that folder.
 
-    status: "ok", "failed", "not run", or where the notebook wrote its numbers without a report: "no page", "older
-    page". page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
+    status: "ok", "failed", "not run", where the notebook wrote its numbers without a report "no page" or "older page",
+    and "older than others" of a page that reads what other studies have written anew since. page and failure: time and
+    seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
     report, summary = read(folder / f".{study}.report.json"), read(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
@@ -186,6 +199,10 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         status = "no page" if summary else "not run"
     else:
         status = "ok" if summary.get("token") == page["token"] else "older page"
+        if status == "ok" and reads_others(notebook_path(study)):
+            others = (read(file) for file in folder.glob("[0-9][0-9]_*.json"))
+            newest = max((other.get("finished_at", "") for other in others), default="")
+            status = "ok" if summary["finished_at"] >= newest else "older than others"
     title = summary.get("title") or read_title(notebook_path(study))
     if summary:
         figures = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]

@@ -232,8 +232,15 @@ class _Pair:
         if math.isnan(error) or not favoured_is_whole:
             return 1.0, distance
         if error == 0:
-            return (0.0 if distance > 0 or (inclusive and distance == 0) else 1.0), distance
+            return (self._by_order() if distance > 0 or (inclusive and distance == 0) else 1.0), distance
         return float(stdtr(dof, -distance / error)), distance
+
+    def _by_order(self) -> float:
+        """p-value of samples that do not vary, as a coarse measure's may: by chance they would be sorted like this."""
+        n, other = sorted((self.moments[0][2], self.moments[1][2]))
+        if self.paired or other == math.inf:
+            return 2.0**-n
+        return 1 / math.comb(int(n + other), int(n))
 
     def difference(self) -> tuple[float, float, float]:
         """mean(left) - mean(right) and its 95 % interval."""

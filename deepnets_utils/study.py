@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,9 +233,15 @@ class Study:
         return printing.audit(findings)
 
     def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
-        """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text."""
+        """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text.
+
+        A figure in which nothing is drawn yet is a text that says so.
+        """
         from deepnets_utils import figures
 
+        if not any(axes.has_data() for axes in figure.axes):
+            figures.plt.close(figure)
+            return HTML(f"<p>{escape(title)}: none of its runs is stored yet.</p>")
         file = self.figures_folder / f"{self.name}_{name}.png"
         pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
         figures.plt.close(figure)

@@ -1,6 +1,7 @@
 """What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,24 @@ import pandas as pd
 from filelock import FileLock
 
 from deepnets_utils import published
-from deepnets_utils.files import write_whole
+from deepnets_utils.files import move_aside, write_whole
 from deepnets_utils.progress import duration
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a file's JSON object, {} when there is none."""
+    """Return a file's JSON object, {} when there is none; a damaged file is reported and moved aside."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        warnings.warn(f"{file.name} is not used: {error}; moved to {move_aside(file)}", stacklevel=2)
         return {}
 
 
 def read_all(folder: Path) -> list[dict[str, Any]]:
     """Return what the studies of a profile's folder wrote, in order."""
-    return [read(path) for path in sorted(folder.glob("[0-9][0-9]_*.json"))]
+    return [found for path in sorted(folder.glob("[0-9][0-9]_*.json")) if (found := read(path))]
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -49,7 +53,11 @@ def table(source: str, name: str, frames: Sequence[pd.DataFrame]) -> dict[str, A
     """Return a compared table as a summary holds it: its file, counts of its cells' verdicts, and its lines."""
     frame = pd.concat(frames, ignore_index=True)
     lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
-    about = {"file": f"tables/{source}_{name}.csv", "title": f"{source}: {name}", "cells": len(frame)}
+    about = {
+        "file": f"tables/{source}_{name}.csv",
+        "title": f"{source}: {name}",
+        "cells": int(frame["verdict"].ne("").sum()),
+    }
     return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
 
 

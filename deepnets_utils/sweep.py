@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import math
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from deepnets_utils.estimates import estimate
+from deepnets_utils.estimates import estimate, images_seen
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
@@ -31,6 +32,7 @@ from deepnets_utils.workers import (
 TRAINER = "deepnets_utils.training:train"
 ATTEMPTS = 3  # of a run whose worker dies
 LONG_SECONDS = 2 * 3600.0
+MANY_IMAGES = 20e6  # seen in training, from which on a sweep of unknown time may be long: 100 s to days on two CPUs
 POLL_SECONDS = 0.5
 HERE = (InProcess, WorkerProcess)
 LOST = "the executor gave its calls up: its scheduler was closed or cannot be reached"
@@ -38,7 +40,7 @@ IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open
 
 
 class SweepTooLong(RuntimeError):
-    """The missing runs are estimated at more than two hours and nobody said yes."""
+    """The missing runs are estimated at more than two hours, or are many of unknown time, and nobody said yes."""
 
 
 class TrainingFailed(RuntimeError):
@@ -92,9 +94,11 @@ def sweep(
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(again)} teachers whose weights are not here" if again else ""
         seconds = estimate(missing, store) / workers
-        if seconds > LONG_SECONDS and not yes:
+        unknown = math.isnan(seconds) and sum(map(images_seen, missing)) > MANY_IMAGES
+        if (seconds > LONG_SECONDS or unknown) and not yes:
+            time = "nothing alike is stored to tell the time from" if unknown else f"about {duration(seconds)}"
             raise SweepTooLong(
-                f"{title}: {text}, about {duration(seconds)}: more than two hours need the parameter yes = True "
+                f"{title}: {text}, {time}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
             )
         with (

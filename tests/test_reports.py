@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -441,3 +442,25 @@ def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
     ]
     for page in pages:
         assert "&lt;img src=x onerror=alert(3)&gt;" in page and "<img src=x" not in page
+
+
+def test_an_interrupted_report_waits_for_what_the_kernel_finishes(project: Path) -> None:
+    """A kernel that is told to end kills its processes after five seconds, whatever they train."""
+    started, finished = project / "started", project / "finished"
+    cell = f"""import pathlib, time
+try:
+    pathlib.Path({str(started)!r}).touch()
+    time.sleep(60)
+finally:
+    time.sleep(6)
+    pathlib.Path({str(finished)!r}).touch()"""
+    write_notebook("01_slow", ["# Slow", cell])
+    process = FORK.Process(target=reports.make_report, args=("1", {}))
+    process.start()
+    while not started.exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert finished.exists() and process.exitcode
+    assert not list((project / "reports" / "quick").glob("*.html"))

@@ -347,14 +347,19 @@ def test_baseline_claims_of_the_document():
     assert (found[1].scale, found[1].effect) == ("ratio", pytest.approx(0.00624 / 0.00610))
 
 
-def test_samples_without_variance_are_taken_at_their_difference():
+def test_samples_without_variance_are_judged_by_their_number():
+    """A coarse measure may not vary: that 12, 12 and 13, 13 are apart is chance once in six times."""
+    assert verdict("less", ([12, 12], [13, 13])).verdict == "undecided"
+    assert verdict("less", ([12, 12], [13, 13])).p_supported == pytest.approx(1 / 6)
+    assert verdict("less", ([12] * 4, [13] * 4)).p_supported == pytest.approx(1 / 70)
     assert verdict("less", ([0.1] * 10, [0.3] * 10)).verdict == "supported"
     assert verdict("less", ([0.3] * 10, [0.1] * 10)).verdict == "contradicted"
     same = verdict("less", ([0.1] * 10, [0.1] * 3))
     assert (same.verdict, same.effect, same.low, same.high) == ("undecided", 0, 0, 0)
     assert verdict("equal", ([0.1] * 10, [0.1] * 10), margin="5 % of rhs").verdict == "supported"
     assert verdict("equal", ([0.0] * 3, [0.0] * 3), margin="a factor of 2").verdict == "supported"
-    assert verdict("less", ([0.1] * 4, [0.3] * 4), paired=True).verdict == "supported"
+    assert verdict("less", ([0.1] * 4, [0.3] * 4), paired=True).p_supported == pytest.approx(1 / 16)
+    assert verdict("less", ([0.1] * 6, [0.3] * 6), paired=True).verdict == "supported"
 
 
 # --- families

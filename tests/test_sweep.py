@@ -233,6 +233,13 @@ def test_a_long_sweep_needs_a_yes(store: Store) -> None:
     assert len(sweep([make_run(0), make_run(1)], store=store, trainer=TRAINER, yes=True)) == 2
 
 
+def test_a_large_sweep_of_unknown_time_needs_a_yes(store: Store) -> None:
+    runs = [dataclasses.replace(make_run(seed), dataset="mnist") for seed in range(400)]  # 24 million images
+    with pytest.raises(SweepTooLong, match="nothing alike is stored .*yes = True"):
+        sweep(runs, store=store, trainer=TRAINER)
+    assert calls(store.folder) == []
+
+
 def test_workers_shorten_a_long_sweep(store: Store) -> None:
     store.put(result_of(make_run(0), wall_seconds=3600.0))
     runs = [make_run(seed) for seed in range(4)]
