@@ -22,7 +22,7 @@ def results() -> str:
             lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
             frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
             counts = []
-            for protocol, part in frame.groupby("protocol", sort=False):
+            for protocol, part in frame[frame["verdict"] != ""].groupby("protocol", sort=False):
                 waiting = int(part["verdict"].isin(["missing", "too few runs"]).sum())
                 text = f"{(part['verdict'] == 'agrees').sum()} of {len(part)}"
                 text += f" ({waiting} have too few runs yet)" if waiting else ""
