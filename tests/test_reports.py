@@ -455,7 +455,12 @@ finally:
     time.sleep(6)
     pathlib.Path({str(finished)!r}).touch()"""
     write_notebook("01_slow", ["# Slow", cell])
-    process = FORK.Process(target=reports.make_report, args=("1", {}))
+
+    def interruptible() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        reports.make_report("1", {})
+
+    process = FORK.Process(target=interruptible)
     process.start()
     while not started.exists():
         assert process.is_alive()
