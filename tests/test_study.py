@@ -160,8 +160,11 @@ def test_judging_or_drawing_again_counts_once():
     for _ in range(2):
         verdicts = made.judge(["siamese.lenet_above_net"])
         figure, axes = plt.subplots()
-        made.figure(figure, "twice", "A figure", "An empty figure")
+        axes.plot([1, 2])
+        made.figure(figure, "twice", "A figure", "A line")
     assert len(verdicts) == 1
+    empty, axes = plt.subplots()
+    assert "none of its runs is stored yet" in made.figure(empty, "empty", "Nothing", "No line").data
     made.finish()
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
     assert len(summary["claims"]) == len(summary["figures"]) == 1
