@@ -45,7 +45,7 @@ from deepnets_utils.parameters import (
     study_names,
 )
 from deepnets_utils.progress import duration
-from deepnets_utils.summaries import read, write_text
+from deepnets_utils.summaries import read, read_all, write_text
 
 FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
 LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
@@ -200,8 +200,7 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     else:
         status = "ok" if summary.get("token") == page["token"] else "older page"
         if status == "ok" and reads_others(notebook_path(study)):
-            others = (read(file) for file in folder.glob("[0-9][0-9]_*.json"))
-            newest = max((other.get("finished_at", "") for other in others), default="")
+            newest = max(other["finished_at"] for other in read_all(folder))
             status = "ok" if summary["finished_at"] >= newest else "older than others"
     title = summary.get("title") or read_title(notebook_path(study))
     if summary:

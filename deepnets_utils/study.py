@@ -125,10 +125,13 @@ class Study:
         self._runs |= {run.digest: run for run in runs}
         missing = self._missing(runs)
         options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
-        results = iter(sweep(runs, store=self.store, train=self.train, title=title, **options))
-        swept = Cells({label: [next(results) for _ in group] for label, group in cells.items()}, cells)
+        results = sweep(runs, store=self.store, train=self.train, title=title, **options)
+        self._trained += missing - len(
+            {run.digest for run, result in zip(runs, results, strict=True) if result is None}
+        )
+        left = iter(results)
+        swept = Cells({label: [next(left) for _ in group] for label, group in cells.items()}, cells)
         self._sweeps[title] = swept
-        self._trained += missing - self._missing(runs) if missing else 0
         return swept
 
     def _missing(self, runs: Sequence[Run]) -> int:

@@ -18,7 +18,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepnets_utils import html, paths, reports
+from deepnets_utils import html, paths, reports, summaries
 from deepnets_utils.parameters import Parameter, ParameterError, read_parameters, read_title, report_folder
 
 FORK = get_context("fork")  # as make_reports has it: papermill is imported already
@@ -316,21 +316,16 @@ def test_titles_and_parameters_are_read_from_the_notebook(project: Path) -> None
 
 
 @pytest.mark.browser
-def test_pages_open_without_network_request_or_console_error(good) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("no Chromium here")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_context(offline=True, viewport={"width": 1366, "height": 768}).new_page()
-        trouble: list[str] = []
-        page.on("console", lambda message: trouble.append(message.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda request: trouble.append(request.url) if "file:" not in request.url[:5] else None)
-        page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
-        for file in (good.folder / "01_good.html", good.folder / "index.html", good.folder.parent / "index.html"):
-            page.goto(file.as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 1366
-        browser.close()
+def test_pages_open_without_network_request_or_console_error(good, browser) -> None:
+    page = browser.new_context(offline=True, viewport={"width": 1366, "height": 768}).new_page()
+    trouble: list[str] = []
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda request: trouble.append(request.url) if "file:" not in request.url[:5] else None)
+    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+    for file in (good.folder / "01_good.html", good.folder / "index.html", good.folder.parent / "index.html"):
+        page.goto(file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1366
     assert [text for text in trouble if not text.startswith("data:")] == []
 
 
@@ -469,3 +464,11 @@ finally:
     process.join(30)
     assert finished.exists() and process.exitcode
     assert not list((project / "reports" / "quick").glob("*.html"))
+
+
+def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "01_whole.json").write_text('{"study": "01_whole"}')
+    (tmp_path / "02_cut.json").write_text('{"study": "02_')
+    with pytest.warns(UserWarning, match="02_cut.json is not used"):
+        assert summaries.read_all(tmp_path) == [{"study": "01_whole"}]
+    assert not (tmp_path / "02_cut.json").exists() and len(list(tmp_path.iterdir())) == 2
