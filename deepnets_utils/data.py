@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -192,14 +193,15 @@ def _verified(name: str, arrays: tuple[Tensor, Tensor, Tensor, Tensor]) -> Image
 
 
 def _enlarged_digits(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()  # 1,797 images of 8 x 8 pixels, 0..16
-    grey = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)[:, None]
+    # To import scikit-learn takes two seconds, in each worker anew: its file is read without.
+    [folder] = importlib.util.find_spec("sklearn").submodule_search_locations
+    digits = np.loadtxt(Path(folder, "datasets/data/digits.csv.gz"), dtype=np.int64, delimiter=",")
+    small, labels = digits[:, :-1].reshape(-1, 8, 8), torch.from_numpy(digits[:, -1].copy())  # 1,797, of 0..16
+    grey = ((small * 255 + 8) // 16).astype(np.uint8)[:, None]
     channels, factor, edge = {"digits_28": (1, 3, 2), "digits_32": (3, 4, 0)}[name]
     images = np.kron(grey, np.ones((channels, factor, factor), np.uint8))
     images = np.pad(images, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
-    pixels, labels = torch.from_numpy(images), torch.from_numpy(digits.target.astype(np.int64))
+    pixels = torch.from_numpy(images)
     return pixels[:1397], labels[:1397], pixels[1397:], labels[1397:]
 
 

@@ -4,7 +4,7 @@ import functools
 import importlib.metadata
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from markupsafe import Markup, escape
 from nbconvert.exporters import HTMLExporter
+from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
@@ -47,7 +48,21 @@ class MathRenderer(IPythonRenderer):
 
 
 class PageExporter(HTMLExporter):
-    """nbconvert's plain HTML of the cells, without head, styles and scripts."""
+    """nbconvert's plain HTML of the cells, without head, styles and scripts.
+
+    Left out is what takes most of its time: to clean cells of what `printable` removes, and to parse the whole page
+    once more for pictures without alternative text.
+    """
+
+    def default_filters(self) -> Iterator[tuple[str, Any]]:
+        """Yield the filters of the templates by name."""
+        yield from super().default_filters()
+        yield "highlight_code", Highlight2HTML(pygments_lexer="ipython3", parent=self)
+        yield "clean_html", lambda text: text
+
+    def from_notebook_node(self, *args: Any, **settings: Any) -> tuple[str, dict[str, Any]]:
+        """Return the cells as HTML, and nbconvert's resources."""
+        return super(HTMLExporter, self).from_notebook_node(*args, **settings)
 
     def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
         """Return a Markdown text as HTML; pictures that it names beside the notebook are embedded."""

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
-import papermill
+import papermill.engines
 from filelock import FileLock
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -85,6 +85,21 @@ class ThisPython(AsyncKernelManager):
         await super().shutdown_kernel(now=now, restart=restart)
 
 
+class SavesOnce(papermill.engines.NBClientEngine):
+    """Executes a notebook and saves it at the end, also after an error; papermill saves twice a cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, *args: Any, **settings: Any) -> None:
+        save, nb_man.save = nb_man.save, lambda **_: None
+        try:
+            super().execute_managed_notebook(nb_man, *args, **settings)
+        finally:
+            nb_man.save = save
+
+
+papermill.engines.papermill_engines.register("saves once", SavesOnce)
+
+
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
     """Execute a study's notebook with the parameters that differ from its defaults, and make its page and index.
 
@@ -136,20 +151,19 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
 def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
     """Make the reports of several studies, each with its values, as `make_report` does.
 
-    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time and
-    share the CPUs; else one after the other, for each uses all workers. What reads the others' results comes last,
-    here and in the outcomes.
+    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time, and each
+    trains in its own process: workers would take longer to start. Else one runs after the other, for each uses all
+    workers. What reads the others' results comes last, here and in the outcomes.
     """
     last = [job for job in jobs if reads_others(notebook_path(job[0]))]
     if 0 < len(last) < len(jobs):
         groups = [job for job in jobs if job not in last], last
         return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
     light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
-    cpus = os.cpu_count() or 1
-    together = min(len(jobs), cpus) if light else 1
+    jobs = [(study, ({"workers": 1} if values.get("profile") == "smoke" else {}) | values) for study, values in jobs]
+    together = min(len(jobs), os.cpu_count() or 1) if light else 1
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
-    jobs = [(study, {"workers": cpus // together, **values}) for study, values in jobs]
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more
     with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
@@ -255,6 +269,7 @@ def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str
                     notebook,
                     partial,
                     dict(given),
+                    engine_name="saves once",
                     kernel_name="python3",
                     language="python",
                     kernel_manager_class=ThisPython,

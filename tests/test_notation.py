@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepnets_utils.models import build_model, model
-from deepnets_utils.models.notation import ResidualPair, multiply_adds
+from deepnets_utils.models.cost import multiply_adds
+from deepnets_utils.models.notation import ResidualPair
 from deepnets_utils.models.siamese import Net
 from deepnets_utils.runs import Run
 from deepnets_utils.tasks import task

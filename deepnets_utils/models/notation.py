@@ -1,4 +1,4 @@
-"""Networks from a table's own notation, like `76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc`, and what they cost.
+"""Networks from a table's own notation, like `76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc`.
 
 The pieces, joined by "-" (source: distillation, Section 4 and Tables 1 and 2):
 Nc, NcK: one or K convolutions 3x3 with N channels, padding 1, stride 1, each followed by batch norm and ReLU.
@@ -7,7 +7,6 @@ Nfc, NfcK: one or K fully connected layers with N outputs, each followed by batc
 and has neither: its N outputs are the classes' logits.
 """
 
-import copy
 import math
 import re
 from collections import Counter
@@ -116,19 +115,6 @@ class ResidualPair(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.relu(self.layers(features) + self.skip(features))
-
-
-def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Return the multiply-adds of convolutions and linear layers for one input of `input_shape` (without batch).
-
-    Counted in a forward pass of a copy of the network on the meta device: nothing is computed, nothing is changed.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # late: it brings dozens of modules, and training needs none
-
-    copied = copy.deepcopy(network).to("meta").eval()
-    with FlopCounterMode(display=False) as counter:
-        copied(torch.empty(1, *input_shape, device="meta"))
-    return counter.get_total_flops() // 2
 
 
 def parse(layers: str, residual: bool = False) -> list[Layer]:

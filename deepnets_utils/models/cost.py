@@ -1,0 +1,29 @@
+"""What a network costs: the multiply-adds of one input."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Return the multiply-adds of convolutions and linear layers for one input of `input_shape` (without batch).
+
+    Counted in a forward pass in training mode, so with auxiliary classifiers, of a copy of the network on the meta
+    device: nothing is computed, nothing is changed.
+    """
+    counted = 0
+
+    def count(layer: Any, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        nonlocal counted
+        counted += outputs.numel() * layer.weight[0].numel()
+
+    copied = copy.deepcopy(network).to("meta").train()
+    for layer in copied.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.forward = lambda features: features  # not counted, and most of the time on the meta device
+    copied(torch.empty(1, *input_shape, device="meta"))
+    return counted
