@@ -82,7 +82,13 @@ class ThisPython(AsyncKernelManager):
             with contextlib.suppress(RuntimeError):  # it took too long, or is gone
                 await client.wait_for_ready(timeout=FINISH_SECONDS)
             client.stop_channels()
-        await super().shutdown_kernel(now=now, restart=restart)
+        if now or not self.has_kernel:
+            await super().shutdown_kernel(now=now, restart=restart)
+            return
+        # The base class interrupts the kernel first, and an idle one may log that as an error.
+        await self.request_shutdown(restart=restart)
+        await self.finish_shutdown(restart=restart)
+        await self.cleanup_resources(restart=restart)
 
 
 class SavesOnce(papermill.engines.NBClientEngine):
