@@ -161,8 +161,8 @@ def list_studies(studies: Studies = None) -> None:
     for study in _selected(studies):
         print(f"{study}  {parameters.read_title(notebook_path(study))}")
         for item in read_parameters(notebook_path(study)).values():
-            choices = f" {{{', '.join(item.choices)}}}" if item.choices else ""
-            print(f"    {item.name}: {item.type} = {json.dumps(item.default)}{choices}  {item.help}".rstrip())
+            declared = f"{item.name}: {item.type} = {json.dumps(item.default)} {item.allowed()}".rstrip()
+            print(f"    {declared}  {item.help}".rstrip())
 
 
 @app.command()

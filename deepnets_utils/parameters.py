@@ -1,8 +1,9 @@
 """A notebook's parameters: read from its tagged cell, checked before anything runs. Imports no torch.
 
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
-the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`. 0 and "" mean
-"as the profile says". A number must not be below 0.
+the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
+limits: `rotation: float = 15.0  # {0..180} degrees`. 0 and "" mean "as the profile says". A number without limits must
+not be below 0.
 """
 
 import ast
@@ -10,6 +11,7 @@ import difflib
 import hashlib
 import io
 import json
+import math
 import re
 import tokenize
 from collections.abc import Mapping
@@ -34,13 +36,14 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell. choices is empty where any value of the type is allowed."""
+    """One line of the parameters cell. choices is empty where any value of the type within the limits is allowed."""
 
     name: str
     type: str
     default: Any
     help: str
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    limits: tuple[float, float] = (0.0, math.inf)
 
     def check(self, value: Any) -> Any:
         """Return `value` as the declared type (int to float); raises ParameterError."""
@@ -51,9 +54,17 @@ class Parameter:
         for item in value if self.type == "list" else [value]:
             if self.choices and item not in self.choices:
                 raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}")
-        if type(value) in (int, float) and not 0 <= value < float("inf"):
-            raise ParameterError(f"{self.name} must be a finite number, not below 0; it is {value!r}")
+        low, high = self.limits
+        if type(value) in (int, float) and not (low <= value <= high and value < math.inf):
+            allowed = "a finite number, not below 0" if self.limits == (0, math.inf) else f"from {low:g} to {high:g}"
+            raise ParameterError(f"{self.name} must be {allowed}; it is {value!r}")
         return value
+
+    def allowed(self) -> str:
+        """Return choices or limits as they stand in the parameters cell, "" where there are none."""
+        if self.choices:
+            return f"{{{', '.join(self.choices)}}}"
+        return "" if self.limits == (0, math.inf) else "{{{:g}..{:g}}}".format(*self.limits)
 
     def parse(self, text: str) -> Any:
         """Return the value that a command line's `name=text` means; raises ParameterError.
@@ -132,14 +143,13 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
                 f"with a type of {', '.join(TYPES)}"
             ) from None
         text = comments.get(node.lineno, "")
-        choices = re.match(r"\{(.*?)\}", text)
-        parameter = Parameter(
-            name,
-            kind,
-            default,
-            text[choices.end() :].strip() if choices else text,
-            tuple(choice.strip() for choice in choices[1].split(",")) if choices else (),
-        )
+        braces, said = re.match(r"(?:\{(.*?)\})?\s*(.*)", text).groups()
+        limits = re.fullmatch(r"([\d.]+?)\.\.([\d.]+)", braces or "")
+        if limits:
+            parameter = Parameter(name, kind, default, said, limits=(float(limits[1]), float(limits[2])))
+        else:
+            choices = tuple(choice.strip() for choice in braces.split(",")) if braces else ()
+            parameter = Parameter(name, kind, default, said, choices)
         parameter.check(parameter.default)
         parameters[parameter.name] = parameter
     return parameters

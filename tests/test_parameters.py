@@ -78,11 +78,31 @@ def test_lines_of_another_form(notebook: Callable[..., Path], line: str) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ['seeds: int = "3"', "seeds: int = True", "seeds: int = -1", 'profile: str = "qick"  # {smoke, quick}']
+    "line",
+    [
+        'seeds: int = "3"',
+        "seeds: int = True",
+        "seeds: int = -1",
+        "share: float = 1.5  # {0..1}",
+        'profile: str = "qick"  # {smoke, quick}',
+    ],
 )
 def test_impossible_defaults(notebook: Callable[..., Path], line: str) -> None:
     with pytest.raises(ParameterError, match="must be|must not be"):
         read_parameters(notebook(line))
+
+
+def test_limits_of_a_number(notebook: Callable[..., Path]) -> None:
+    declared = read_parameters(notebook("scale: float = 0.6  # {0.01..1} of the area\nangle: int = 15  # {0..180}\n"))
+    assert declared["scale"] == Parameter("scale", "float", 0.6, "of the area", limits=(0.01, 1.0))
+    assert (declared["scale"].allowed(), declared["angle"].allowed()) == ("{0.01..1}", "{0..180}")
+    assert check_parameters(declared, {"scale": 1, "angle": 0}) == {"scale": 1.0, "angle": 0}
+    for values, words in (
+        ({"scale": 0.0}, "scale must be from 0.01 to 1; it is 0.0"),
+        ({"angle": 181}, "to 180; it is"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            check_parameters(declared, values)
 
 
 def test_defaults_and_given_values(declared: dict[str, Parameter]) -> None:
