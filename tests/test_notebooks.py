@@ -24,6 +24,9 @@ from deepnets_utils.tasks import task
 SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+WITHOUT_SOME_NETWORKS = {"02_depth_sweep", "06_residual_googlenet"}  # smoke leaves the slowest ones out
+
+
 @pytest.fixture(scope="module")
 def smoke(request, tmp_path_factory):
     """Each study's summary, outcomes and tables after a smoke report and after a second one from the store.
@@ -55,7 +58,8 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     assert after["runs"]["trained"] == 0
     for table in before["tables"]:
         frame = numbers[table["file"]]
-        assert len(frame) and frame["ours"].notna().all()
+        filled = frame["ours"].notna()
+        assert filled.any() if study in WITHOUT_SOME_NETWORKS else len(frame) and filled.all()
         pd.testing.assert_frame_equal(stored[table["file"]], frame)
     verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
     assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
