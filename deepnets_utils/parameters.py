@@ -84,7 +84,7 @@ class Parameter:
 
 
 def notebook_path(study: str) -> Path:
-    """Return the notebook of a study ("05_siamese_ablation", or its number "05" or "5").
+    """Return the notebook of a study (its whole name, or its number: "05" or "5").
 
     Raises ParameterError with the studies that there are.
     """

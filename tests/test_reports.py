@@ -222,6 +222,23 @@ def test_numbers_written_by_hand_make_the_page_an_older_one(project: Path) -> No
     assert reports.study_row(folder, "01_good")["status"] == "not run"
 
 
+def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path) -> None:
+    folder = shutil.copytree(good.folder, tmp_path / "quick")
+    reader = nbformat.read(paths.NOTEBOOKS / "01_good.ipynb", as_version=4)
+    reader.metadata["deepnets"] = {"reads_others": True}
+    nbformat.write(reader, paths.NOTEBOOKS / "03_reader.ipynb")
+    try:
+        for file in ("{}.html", "{}.json", ".{}.report.json"):
+            shutil.copy(folder / file.format("01_good"), folder / file.format("03_reader"))
+        assert reports.study_row(folder, "03_reader")["status"] == "ok"
+        anew = json.loads((folder / "01_good.json").read_text()) | {"finished_at": "2025-01-02T03:04:06+01:00"}
+        (folder / "01_good.json").write_text(json.dumps(anew))
+        assert reports.study_row(folder, "03_reader")["status"] == "older than others"
+        assert reports.study_row(folder, "01_good")["status"] == "ok"
+    finally:
+        (paths.NOTEBOOKS / "03_reader.ipynb").unlink()
+
+
 def test_an_interrupt_leaves_everything_as_it_was(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_notebook("01_good", GOOD)
     older_page(project / "reports" / "quick", "01_good")
