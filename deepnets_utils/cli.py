@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils import parameters, paths
+from deepnets_utils.datasets import FOLDER
 from deepnets_utils.estimates import estimate
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
@@ -127,7 +128,8 @@ def train(
 
     What is stored is left out. Several machines that share one runs/ folder may work on one list.
     """
-    listed = [run for file in files for run in _read_runs(file)]
+    if not (listed := [run for file in files for run in _read_runs(file)]):
+        raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
     runs = [run for run in listed if not (run.model.local or run.task.local)]
     if len(runs) < len(listed):
         print(f"{len(listed) - len(runs)} runs use a model or task that only their notebook has", file=sys.stderr)
@@ -151,8 +153,8 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
         print(f"{file.parent.name}  {study}: {_progress(_read_runs(file), stored)}; reported {made}")
     if not files:
         print("nothing is reported or planned here yet: `deepnets report` or `deepnets plan` do it")
-    folders = sorted({path.name for path in paths.data_root().glob("*/")} - {paths.PUBLISHED.name, paths.RECORDS.name})
-    print(f"data sets in {paths.data_root()}: {', '.join(folders) or 'none'} (`deepnets data` checks them)")
+    there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]
+    print(f"data sets in {paths.data_root()}: {', '.join(there) or 'none'} (`deepnets data` checks them)")
 
 
 @app.command("list")
@@ -241,7 +243,8 @@ def bench(
 
 
 def _selected(studies: Sequence[str] | None) -> list[str]:
-    return [notebook_path(study).stem for study in studies] if studies else parameters.study_names()
+    named = dict.fromkeys(notebook_path(study).stem for study in studies or [])
+    return list(named) or parameters.study_names()
 
 
 def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,13 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from deepnets_utils.datasets import CANONICAL, DataError
+from deepnets_utils.datasets import CANONICAL, FOLDER, DataError
 from deepnets_utils.paths import data_root
 
 PROBE_SECONDS = 4.0  # with the imports of torch and torchvision, a missing network is noticed within 10 s
 STALL_SECONDS = 20.0  # a transfer in which nothing arrives for so long has failed
 
-# Where torchvision looks for the files, and their sizes in bytes and md5 as their authors published them.
-FOLDER = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
+# Sizes in bytes and md5 as their authors published them.
 FILES: dict[str, dict[str, tuple[int, str]]] = {
     "mnist": {
         "train-images-idx3-ubyte": (47040016, "6bbc9ace898e44ae57da46a324031adb"),
@@ -126,6 +125,8 @@ def download(name: str) -> None:
     root = data_root()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=root):  # a lock waits for ever where no file can be made
+            pass
         with FileLock(root / ".download.lock"):
             for leftover in root.glob(".download-*"):  # its process is dead, or it would hold the lock
                 shutil.rmtree(leftover, ignore_errors=True)

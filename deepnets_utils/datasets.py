@@ -1,5 +1,8 @@
 """The data sets' names and fingerprints, as plain facts. Imports no torch."""
 
+# Where torchvision looks for the files of a data set, below the data folder.
+FOLDER = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
+
 
 class DataError(RuntimeError):
     """A data set cannot be had: the message says what, where, and what to do."""

@@ -27,6 +27,7 @@ PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-
 RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
 SHORT = 24  # characters of a row's label
 WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
+WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -50,7 +51,7 @@ class MathRenderer(IPythonRenderer):
 class PageExporter(HTMLExporter):
     """nbconvert's plain HTML of the cells, without head, styles and scripts.
 
-    Left out is what takes most of its time: to clean cells of what `printable` removes, and to parse the whole page
+    Left out is what takes most of its time: to clean code that is highlighted already, and to parse the whole page
     once more for pictures without alternative text.
     """
 
@@ -100,6 +101,7 @@ def study_page(
         exclude_output_prompt=True,
     )
     content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
+    content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     banners = [summary["banner"]] if summary["banner"] else []
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
@@ -115,7 +117,7 @@ def study_page(
 
 
 def printable(notebook: NotebookNode) -> NotebookNode:
-    """Return a copy without what a reader needs no sight of: log lines, scripts and widgets."""
+    """Return a copy without what a reader needs no sight of: log lines and widgets."""
     notebook = NotebookNode(notebook, cells=[NotebookNode(cell) for cell in notebook.cells])
     for cell in notebook.cells:
         outputs = []
@@ -124,7 +126,7 @@ def printable(notebook: NotebookNode) -> NotebookNode:
             if output.get("name") == "stderr" or any(kind in data for kind in RUNS_IN_A_BROWSER):
                 continue
             if "text/html" in data:
-                data["text/html"] = align(SCRIPT.sub("", "".join(data["text/html"])))
+                data["text/html"] = align("".join(data["text/html"]))
             outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
         if "outputs" in cell:
             cell["outputs"] = outputs

@@ -2,8 +2,8 @@
 
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
 the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
-limits: `rotation: float = 15.0  # {0..180} degrees`. 0 and "" mean "as the profile says". A number without limits must
-not be below 0.
+limits, which hold for each item of a list: `rotation: float = 15.0  # {0..180} degrees`. 0 and "" mean "as the profile
+says". A number without limits must not be below 0.
 """
 
 import ast
@@ -36,14 +36,17 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of the parameters cell. choices is empty where any value of the type within the limits is allowed."""
+    """One line of the parameters cell.
+
+    choices is empty where any value of the type within the limits is allowed; limits are None of what is no number.
+    """
 
     name: str
     type: str
     default: Any
     help: str
     choices: tuple[str, ...] = ()
-    limits: tuple[float, float] = (0.0, math.inf)
+    limits: tuple[float, float] | None = None
 
     def check(self, value: Any) -> Any:
         """Return `value` as the declared type (int to float); raises ParameterError."""
@@ -54,17 +57,18 @@ class Parameter:
         for item in value if self.type == "list" else [value]:
             if self.choices and item not in self.choices:
                 raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}")
-        low, high = self.limits
-        if type(value) in (int, float) and not (low <= value <= high and value < math.inf):
-            allowed = "a finite number, not below 0" if self.limits == (0, math.inf) else f"from {low:g} to {high:g}"
-            raise ParameterError(f"{self.name} must be {allowed}; it is {value!r}")
+            low, high = self.limits or (0.0, math.inf)
+            numbers = self.limits is not None or self.type in ("int", "float")
+            if numbers and not (type(item) in (int, float) and low <= item <= high and item < math.inf):
+                allowed = f"from {low:.12g} to {high:.12g}" if self.limits else "a finite number, not below 0"
+                raise ParameterError(f"{self.name} must be {allowed}; it is {item!r}")
         return value
 
     def allowed(self) -> str:
-        """Return choices or limits as they stand in the parameters cell, "" where there are none."""
-        if self.choices:
-            return f"{{{', '.join(self.choices)}}}"
-        return "" if self.limits == (0, math.inf) else "{{{:g}..{:g}}}".format(*self.limits)
+        """Return choices or limits in braces, as the parameters cell has them, "" where there are none."""
+        if self.limits:
+            return "{{{:.12g}..{:.12g}}}".format(*self.limits)
+        return f"{{{', '.join(self.choices)}}}" if self.choices else ""
 
     def parse(self, text: str) -> Any:
         """Return the value that a command line's `name=text` means; raises ParameterError.
@@ -97,8 +101,8 @@ def notebook_path(study: str) -> Path:
 
 
 def study_names() -> list[str]:
-    """Return the studies in order: the names of the notebooks that start with two digits."""
-    return sorted(path.stem for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    """Return the studies in order: the names of the notebooks like 01_name; a copy that JupyterLab made is none."""
+    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem))
 
 
 def reads_others(notebook: Path) -> bool:
@@ -106,13 +110,12 @@ def reads_others(notebook: Path) -> bool:
 
     Its metadata say so: {"deepnets": {"reads_others": true}}.
     """
-    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
-    return metadata.get("deepnets", {}).get("reads_others", False)
+    return _content(notebook)["metadata"].get("deepnets", {}).get("reads_others", False)
 
 
 def read_title(notebook: Path) -> str:
     """Return a notebook's first heading, or its file's name where it has none."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+    for cell in _content(notebook)["cells"]:
         if cell["cell_type"] == "markdown" and (title := re.search(r"^# (.+)", "".join(cell["source"]), re.M)):
             return title[1].strip()
     return notebook.stem
@@ -121,19 +124,25 @@ def read_title(notebook: Path) -> str:
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, by name and in order.
 
-    Raises ParameterError when the notebook has no cell tagged "parameters" or a line is not of the form.
+    Raises ParameterError when the notebook cannot be read, has no cell tagged "parameters", or a line that is not of
+    the form.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    if not (cells := _content(notebook)["cells"]):
+        raise ParameterError(f"{notebook.name} is no notebook with cells; is the file damaged?")
     sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(sources) != 1:
         raise ParameterError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
-        if token.type == tokenize.COMMENT
-    }
+    try:
+        comments = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
+            if token.type == tokenize.COMMENT
+        }
+        lines = ast.parse(sources[0]).body
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ParameterError(f"{notebook.name}, parameters cell: {error}") from None
     parameters = {}
-    for node in ast.parse(sources[0]).body:
+    for node in lines:
         try:
             name, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
             TYPES[kind]
@@ -144,9 +153,17 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
             ) from None
         text = comments.get(node.lineno, "")
         braces, said = re.match(r"(?:\{(.*?)\})?\s*(.*)", text).groups()
-        limits = re.fullmatch(r"([\d.]+?)\.\.([\d.]+)", braces or "")
-        if limits:
-            parameter = Parameter(name, kind, default, said, limits=(float(limits[1]), float(limits[2])))
+        if ".." in (braces or ""):
+            try:
+                low, high = map(float, braces.split(".."))
+                if kind in ("str", "bool"):
+                    raise ValueError
+            except ValueError:
+                raise ParameterError(
+                    f"{notebook.name}, parameters cell, line {node.lineno}: limits are two numbers as in {{0..180}}, "
+                    f"of int, float or list; it is {{{braces}}} of {kind}"
+                ) from None
+            parameter = Parameter(name, kind, default, said, limits=(low, high))
         else:
             choices = tuple(choice.strip() for choice in braces.split(",")) if braces else ()
             parameter = Parameter(name, kind, default, said, choices)
@@ -184,6 +201,15 @@ def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
                 if isinstance(target, ast.Name) and target.id in namespace:
                     found[target.id] = namespace[target.id]
     return found
+
+
+def _content(notebook: Path) -> dict[str, Any]:
+    """Return a notebook's JSON; of a damaged file one without cells, so that it does not stop other studies."""
+    try:
+        found = json.loads(notebook.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    return {"cells": [], "metadata": {}} | (found if isinstance(found, dict) else {})
 
 
 def _literal(text: str) -> Any:

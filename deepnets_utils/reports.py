@@ -157,16 +157,14 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
 def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
     """Make the reports of several studies, each with its values, as `make_report` does.
 
-    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time, and each
-    trains in its own process: workers would take longer to start. Else one runs after the other, for each uses all
-    workers. What reads the others' results comes last, here and in the outcomes.
+    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time; else one
+    after the other, for each uses all workers. What reads the others' results comes last, here and in the outcomes.
     """
     last = [job for job in jobs if reads_others(notebook_path(job[0]))]
     if 0 < len(last) < len(jobs):
         groups = [job for job in jobs if job not in last], last
         return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
     light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
-    jobs = [(study, ({"workers": 1} if values.get("profile") == "smoke" else {}) | values) for study, values in jobs]
     together = min(len(jobs), os.cpu_count() or 1) if light else 1
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
@@ -240,12 +238,10 @@ def write_zip(folder: Path) -> Path:
     """Write reports/<profile>.zip: pages, tables and figures of a profile, with links that hold anywhere."""
     root = paths.output_root()
     rows = [study_row(folder, study) for study in study_names()]
-    files = {folder / f"{row['study']}.html" for row in rows if row["page"]}
+    files = {folder / f"{row['study']}.html" for row in rows if row["page"]} | set(folder.glob("tables/*.csv"))
     for summary in (row["summary"] for row in rows if row["summary"]):
-        files |= {folder / table["file"] for table in summary["tables"]}
         for figure in summary["figures"]:
             files |= set((folder / figure["file"]).parent.glob(f"{Path(figure['file']).stem}.*"))
-    files |= {path for path in [folder / "tables" / "claims.csv"] if path.exists()}
     target = folder.with_name(f"{folder.name}.zip")
 
     def write(stream: Any) -> None:
@@ -317,7 +313,11 @@ def _keep_failed(partial: Path, target: Path, error: str) -> None:
 
     papermill marks only the cells that raised; after a dead kernel it calls every cell completed.
     """
-    executed = nbformat.read(partial, as_version=4)
+    try:
+        executed = nbformat.read(partial, as_version=4)
+    except ValueError:  # cut short, on a full disk
+        os.replace(partial, target)
+        return
     text = f"**This execution failed.** {html.escape(error)}"
     executed.cells.insert(0, nbformat.v4.new_markdown_cell(text))
     write_text(target, nbformat.writes(executed))

@@ -50,7 +50,9 @@ class Study:
         self.parameters = check_parameters(declared, given | injected(namespace))
         self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
-        self.device, self.workers = resolve(self.parameters["device"], self.parameters["workers"])
+        # Workers take longer to start than smoke trains.
+        workers = self.parameters["workers"] or int(self.profile == "smoke")
+        self.device, self.workers = resolve(self.parameters["device"], workers)
         self.folder = report_folder(self.parameters, declared)
         self.label = report_label(self.parameters, declared)
         self.figures_folder = paths.output_root() / "figures" / self.folder.name

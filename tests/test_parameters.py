@@ -96,6 +96,11 @@ def test_limits_of_a_number(notebook: Callable[..., Path]) -> None:
     declared = read_parameters(notebook("scale: float = 0.6  # {0.01..1} of the area\nangle: int = 15  # {0..180}\n"))
     assert declared["scale"] == Parameter("scale", "float", 0.6, "of the area", limits=(0.01, 1.0))
     assert (declared["scale"].allowed(), declared["angle"].allowed()) == ("{0.01..1}", "{0..180}")
+    rates = read_parameters(notebook("rates: list = []  # {1e-8..12345678}"))["rates"]
+    assert rates.allowed() == "{1e-08..12345678}" and rates.parse("1e-3,2") == [1e-3, 2]
+    for text in ("-1", "abc", "[True]", "[0.1, '1']"):
+        with pytest.raises(ParameterError, match="rates must be from 1e-08 to 12345678; it is"):
+            rates.parse(text)
     assert check_parameters(declared, {"scale": 1, "angle": 0}) == {"scale": 1.0, "angle": 0}
     for values, words in (
         ({"scale": 0.0}, "scale must be from 0.01 to 1; it is 0.0"),
@@ -103,6 +108,14 @@ def test_limits_of_a_number(notebook: Callable[..., Path]) -> None:
     ):
         with pytest.raises(ParameterError, match=words):
             check_parameters(declared, values)
+
+
+@pytest.mark.parametrize(
+    "line", ["a: int = 1  # {0..}", "a: float = 1.0  # {1.2.3..4}", 'a: str = "2"  # {1..3}', "a: int = (", "a b"]
+)
+def test_cells_that_cannot_be_read(notebook: Callable[..., Path], line: str) -> None:
+    with pytest.raises(ParameterError, match="01_study.ipynb, parameters cell"):
+        read_parameters(notebook(line))
 
 
 def test_defaults_and_given_values(declared: dict[str, Parameter]) -> None:

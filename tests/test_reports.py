@@ -68,7 +68,9 @@ GOOD = [
     "# Exercise\n\n<details><summary>Solution</summary>\n\nfolded **away**\n\n</details>\n\nafter",
     "import sys; from IPython.display import HTML, display; secret_code = 6 * 7; secret_code",
     "print('a log', 'line', file=sys.stderr)",
-    "display(HTML('<table><tr><td>7</td></tr></table><script>alert(2)</script>'))",
+    "display(HTML('<table><tr><td>7</td></tr></table><SCRIPT src=x>alert(2)\\n</SCRIPT >'))",
+    "from IPython.display import Image, Markdown; display(Markdown('<script>alert(3)</script>'))",
+    f"display(Image(bytes.fromhex('{PNG}'), format='png'))",
 ]
 FAILURES = {
     "raise": ("raise ValueError('no such cell\\nsecond line')", "ValueError: no such cell (and 1 more lines)"),
@@ -137,7 +139,8 @@ def test_the_kernel_is_this_python_beside_the_notebooks(good) -> None:
 def test_the_page_stands_alone(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
-    assert "<script" not in page and "a log line" not in page
+    assert "<script" not in page.lower() and "a log line" not in page
+    assert re.search(r'<img alt="a picture without description" src="data:image/png', " ".join(page.split()))
     assert "<td>7</td>" in page and "42" in page
     assert re.search(r"</summary>\s*<p>folded <strong>away</strong></p>\s*</details>\s*<p>after", page)
     assert page.count("<math") == 2 and "$x$" in page and "$y$" in page
@@ -269,9 +272,9 @@ def test_pages_are_linked_with_their_neighbours(project: Path) -> None:
     assert 'href="01_a.html"' in page and "02_b" not in page and page.count("<nav>") == 1
 
 
-def test_scripts_widgets_and_log_lines_are_left_out() -> None:
+def test_widgets_and_log_lines_are_left_out() -> None:
     widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"})
-    table = new_output("display_data", {"text/html": "<b>1</b><SCRIPT src='x'>\n</SCRIPT >"})
+    table = new_output("display_data", {"text/html": "<b>1</b>"})
     log = new_output("stream", name="stderr", text="line")
     notebook = new_notebook(cells=[new_code_cell("1", outputs=[widget, table, log]), new_markdown_cell("text")])
     shown = html.printable(notebook)
@@ -489,3 +492,13 @@ def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path
     with pytest.warns(UserWarning, match="02_cut.json is not used"):
         assert summaries.read_all(tmp_path) == [{"study": "01_whole"}]
     assert not (tmp_path / "02_cut.json").exists() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_notebook_is_named_and_does_not_stop_others(project: Path) -> None:
+    write_notebook("01_good", GOOD)
+    (paths.NOTEBOOKS / "02_damaged.ipynb").write_text("{nope")
+    (paths.NOTEBOOKS / "01_good-Copy1.ipynb").write_text("{}")
+    outcome = reports.make_report("1", {})
+    assert outcome.error == "" and reports.study_row(outcome.folder, "02_damaged")["status"] == "not run"
+    with pytest.raises(ParameterError, match="02_damaged.ipynb is no notebook with cells"):
+        reports.make_report("2", {})

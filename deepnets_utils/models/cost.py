@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Return the multiply-adds of convolutions and linear layers for one input of `input_shape` (without batch).
+    """Return the multiply-adds of all Conv2d and Linear modules for one input of `input_shape` (without batch).
 
     Counted in a forward pass in training mode, so with auxiliary classifiers, of a copy of the network on the meta
     device: nothing is computed, nothing is changed.
