@@ -182,7 +182,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Return the figure: a panel a network, a bar a way, a point a round, and how many times faster it is."""
-    networks = list(dict.fromkeys(row["network"] for row in rows))
+    networks, ways = (list(dict.fromkeys(row[key] for row in rows)) for key in ("network", "way"))
     width, height = min(len(networks), COLUMNS), -(-len(networks) // COLUMNS)
     figure, panels = plt.subplots(height, width, figsize=(4.5 * width, 3 * height), squeeze=False)
     for axes in panels.flat[len(networks) :]:
@@ -190,14 +190,16 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     for network, axes in zip(networks, panels.flat, strict=False):
         shown = [row for row in rows if row["network"] == network]
         names = [f"{row['way']} ({row['device']})" for row in shown]
-        axes.barh(names, [row["median_seconds"] for row in shown], color=[f"C{number}" for number in range(len(shown))])
+        colours = [f"C{ways.index(row['way'])}" for row in shown]
+        axes.barh(names, [row["median_seconds"] for row in shown], color=colours)
         for place, row in enumerate(shown):
             axes.plot(row["seconds"], [place] * len(row["seconds"]), "|", color="0.2")
             axes.annotate(f" {row['ratio']:.1f} x", (max(row["seconds"]), place), va="center")
-        axes.set(title=f"network {network}", xlabel="seconds per 1,000 steps and run")
+        axes.set_title(f"network {network}")
         axes.margins(x=0.3)
         axes.grid(axis="y", visible=False)
         axes.invert_yaxis()
+    figure.supxlabel("seconds per 1,000 steps and run", fontsize="medium")
     return figure
 
 

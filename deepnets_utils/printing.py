@@ -18,8 +18,7 @@ def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd
     text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
     if not exact:
         text[f"95 % {protocol}".strip()] = [
-            "" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
-            for low, high in zip(frame["low"], frame["high"], strict=True)
+            interval(low, high, form) for low, high in zip(frame["low"], frame["high"], strict=True)
         ]
     text[f"verdict {protocol}".strip()] = frame["verdict"]
     return text.set_index(["row", "column"])
@@ -33,7 +32,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "protocol": line["protocol"],
             "verdict": line["verdict"],
             "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
-            "95 %": "" if np.isnan(line["low"]) else f"{line['low']:.3g} to {line['high']:.3g}",
+            "95 %": interval(line["low"], line["high"], ".3g"),
             "n": line["n"],
             "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
         }
@@ -62,6 +61,17 @@ def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
     table = pd.DataFrame(findings, columns=["finding", "what is wrong", "what changes without it"])
     styled = table.style.format(escape="html").hide().set_properties(**left)
     return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
+
+
+def mean(values: Sequence[float], form: str = ".2f") -> str:
+    """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run."""
+    s = summary(values)
+    return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
+
+
+def interval(low: float, high: float, form: str = ".2f") -> str:
+    """Return "low to high", "" of an interval that could not be computed."""
+    return "" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:

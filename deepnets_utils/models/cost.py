@@ -1,10 +1,22 @@
-"""What a network costs: the multiply-adds of one input."""
+"""What a network costs: its parameters, and the multiply-adds of one input."""
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from deepnets_utils.models import build_model
+from deepnets_utils.runs import Spec
+
+
+@cache
+def cost(spec: Spec, input_shape: tuple[int, ...] = (3, 32, 32)) -> tuple[int, int]:
+    """Return the parameters of a model, and the multiply-adds of one input (without batch; CIFAR-10's shape)."""
+    with torch.device("meta"):
+        network = build_model(spec)
+    return sum(parameter.numel() for parameter in network.parameters()), multiply_adds(network, input_shape)
 
 
 def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
