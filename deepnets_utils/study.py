@@ -244,7 +244,7 @@ class Study:
         """
         from deepnets_utils import figures
 
-        if not any(axes.has_data() for axes in figure.axes):
+        if not any(axes.has_data() or axes.texts for axes in figure.axes):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet.</p>")
         file = self.figures_folder / f"{self.name}_{name}.png"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
-from deepnets_utils import data
+from deepnets_utils import data, figures
 from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.runs import Result, Run, Spec
@@ -165,9 +166,13 @@ def test_judging_or_drawing_again_counts_once():
     assert len(verdicts) == 1
     empty, axes = plt.subplots()
     assert "none of its runs is stored yet" in made.figure(empty, "empty", "Nothing", "No line").data
+    figure, axes = plt.subplots()
+    figures.draw_column(axes, 0.5, ["conv\n8 x 8", "linear"], top=0.9, step=0.3)
+    assert "<img" in made.figure(figure, "network", "Layers", "Two boxes").data
     made.finish()
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
-    assert len(summary["claims"]) == len(summary["figures"]) == 1
+    assert len(summary["claims"]) == 1
+    assert [Path(figure["file"]).stem for figure in summary["figures"]] == [f"{NAME}_twice", f"{NAME}_network"]
 
 
 def test_the_audit_is_a_table_and_stands_in_the_summary():
