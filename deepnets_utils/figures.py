@@ -23,7 +23,7 @@ plt.rcParams |= {
     "svg.fonttype": "none",  # text stays text: smaller, and quicker to write
     "svg.hashsalt": "deepnets",  # equal figures give equal files
     "axes.titlesize": "medium",
-    "axes.titley": 1.0,  # else each drawing looks for ticks above the axes, which takes half of its time
+    "axes.titley": 1.0,  # else each drawing looks for ticks above the axes, which takes a third of its time
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -38,7 +38,7 @@ class ParameterError(ValueError):
 class Parameter:
     """One line of the parameters cell.
 
-    choices is empty where any value of the type within the limits is allowed; limits are None of what is no number.
+    choices is empty where any value of the type within the limits is allowed; limits are None where none are declared.
     """
 
     name: str

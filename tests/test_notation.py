@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deepnets_utils.models import build_model, model
-from deepnets_utils.models.cost import multiply_adds
+from deepnets_utils.models.cost import cost, multiply_adds
 from deepnets_utils.models.notation import ResidualPair
 from deepnets_utils.models.siamese import Net
 from deepnets_utils.runs import Run
@@ -273,6 +273,15 @@ def test_multiply_adds_by_hand() -> None:
     first = 1024 * (2 * 27 + 2 * 18 + 2 * 3)
     second = 256 * (4 * 18 + 4 * 36 + 4 * 2)
     assert multiply_adds(network_of(layers="2c2-4c2-10fc", residual=True), (3, 32, 32)) == first + second + 40
+
+
+def test_the_cost_of_a_model() -> None:
+    small = network_of(layers="2048fc2-10fc")
+    assert cost(model("notation", layers="2048fc2-10fc")) == (
+        sum(weight.numel() for weight in small.parameters()),
+        3072 * 2048 + 2048 * 2048 + 2048 * 10,
+    )
+    assert cost(model("MLPRegressor"), (1, 28, 28)) == (101_521, 784 * 120 + 120 * 60 + 60)
 
 
 def test_multiply_adds_count_a_shared_branch_as_often_as_it_runs() -> None:

@@ -28,3 +28,9 @@ def test_a_comparison_leaves_out_what_is_missing() -> None:
 def test_verdicts_without_runs_say_so() -> None:
     line = {"protocol": "", "verdict": "undecided", "low": np.nan, "effect": np.nan, "scale": "ratio", "n": 0}
     assert printing.verdict([line]) == "undecided (too few runs)"
+
+
+def test_a_mean_and_an_interval_in_words() -> None:
+    assert printing.mean([1.0, 2.0, 3.0]) == "2.00 ± 1.00" and printing.mean([1.0, np.nan], ".1f") == "1.0"
+    assert printing.mean([]) == printing.mean([np.nan]) == printing.interval(np.nan, np.nan) == ""
+    assert printing.interval(-1.0, 2.5, ".1f") == "-1.0 to 2.5"

@@ -502,3 +502,9 @@ def test_a_damaged_notebook_is_named_and_does_not_stop_others(project: Path) -> 
     assert outcome.error == "" and reports.study_row(outcome.folder, "02_damaged")["status"] == "not run"
     with pytest.raises(ParameterError, match="02_damaged.ipynb is no notebook with cells"):
         reports.make_report("2", {})
+
+
+def test_a_notebook_cut_short_is_kept_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "partial").write_text('{"cells": [')  # as a full disk leaves it
+    reports._keep_failed(tmp_path / "partial", tmp_path / "01_a.failed.ipynb", "OSError: no space left")
+    assert (tmp_path / "01_a.failed.ipynb").read_text() == '{"cells": ['
