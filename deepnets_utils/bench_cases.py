@@ -44,17 +44,27 @@ CLASSES |= {"recipe": {"learning_rate": 1e-4, "augmentation": augmentation("flip
 CHANGED = {"augmentation": augmentation("flip_rotate_crop_jitter")}
 VISION = {"dataset": "cifar10", "fewer": 100, "batch_size": 256, "task": CLASSES["task"]}
 VISION |= {"recipe": {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, **CHANGED}}
-TEACHER = {
-    "layers": "76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc",
-    "dropout": "mp1:0.2,mp2:0.3,mp3:0.37,fc2:0.42",
+NOTATIONS: dict[str, dict[str, Any]] = {
+    "Teacher-1": {
+        "layers": "76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc",
+        "dropout": "mp1:0.2,mp2:0.3,mp3:0.37,fc2:0.42",
+    },
+    "Deep-ResNet": {"layers": "64c8-128c12-256c16-10fc", "residual": True},
+    "3-layer-1-CONV": {"layers": "64c-mp-640fc-10fc"},
+    "4-layer-2-CONV": {"layers": "64c2-mp-600fc-10fc"},
+    "3-layer-linear": {"layers": "2048fc2-10fc"},
+    "4-layer-linear": {"layers": "1200fc-2400fc-1800fc-10fc"},
+    "Shallow-ResNet": {"layers": "128c2-512c4-10fc", "residual": True},
+    "Deep-linear": {"layers": "256fc8-512fc6-1024fc8-10fc"},
 }
 CASES = {  # the names are those of go_deep, distillation and googlenet
     "None": Case(model=model("MLPRegressor"), **MEANS),
     "Base": Case(model=model("ConvRegressor"), **MEANS),
     "10": Case(model=model("ConvRegressor", extra_layers=10), **MEANS),
-    "Teacher-1": Case(model=model("notation", **TEACHER), **CLASSES),
-    "4-layer-2-CONV": Case(model=model("notation", layers="64c2-mp-600fc-10fc"), **CLASSES),
-    "3-layer-linear": Case(model=model("notation", layers="2048fc2-10fc"), **CLASSES),
+    **{
+        name: Case(model=model("notation", **options), **CLASSES | ({"fewer": 100} if "residual" in options else {}))
+        for name, options in NOTATIONS.items()
+    },
     "VGG19": Case(model=model("VGG19"), **VISION),
     "GoogLeNet": Case(model=model("GoogLeNet"), **VISION | {"task": CLASSES["task"] | {"auxiliary": 0.3}}),
     "ResNet18": Case(model=model("ResNet18"), **VISION),

@@ -29,7 +29,8 @@ def results() -> str:
                 counts.append(f"{protocol}: {text}" if protocol else text)
             command = f"`make report STUDY={number} PROFILE=paper`"
             overview.append(f"| {summary['study']} | {table['title']} | {command} | {'; '.join(counts)} |")
-            if len(stored := frame[frame["verdict"] != "missing"]):
+            shown = (frame["verdict"] != "missing") & ((frame["verdict"] != "") | (frame["n"] != "0"))
+            if len(stored := frame[shown]):
                 details.append(_cells(f"{number}, {table['title']}", stored))
     return "\n".join([*overview, "", *details])
 
@@ -43,15 +44,20 @@ def _cells(title: str, frame: pd.DataFrame) -> str:
     ]
     for cell in frame.to_dict("records"):
         interval = f"{_short(cell['low'])} to {_short(cell['high'])}" if cell["low"] else ""
-        ours = _short(cell["ours"]) + (f" ± {_short(cell['spread'])}" if cell["spread"] else "")
-        published = cell["published"] + (f" ± {cell['published_spread']}" if cell["published_spread"] else "")
+        published, ours = _mean(cell["published"], cell["published_spread"]), _mean(cell["ours"], cell["spread"])
         texts = [cell["row"], cell["column"], cell["protocol"], published, ours, interval, cell["n"], cell["verdict"]]
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join([*lines, "", "</details>", ""])
 
 
+def _mean(mean: str, spread: str) -> str:
+    return _short(mean) + (f" ± {_short(spread)}" if spread else "")
+
+
 def _short(number: str) -> str:
-    return f"{float(number):.5g}" if number else ""
+    if not number:
+        return ""
+    return f"{float(number):.5g}" if abs(float(number)) < 1e5 else f"{float(number):,.0f}"
 
 
 def main() -> None:

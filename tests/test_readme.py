@@ -1,0 +1,29 @@
+"""The README's results: which cells stand there, and how their numbers are written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepnets_utils import readme
+
+COLUMNS = "row,column,protocol,published,published_spread,ours,spread,n,low,high,verdict"
+ROWS = [
+    "VGG19,parameters,,144000000,,143667240,,1,,,agrees",
+    "LeNet5,sharing,as_coded,5.75,0.9,5.51234567,0.65,10,5.2,5.9,differs",
+    "LeNet5,no sharing,as_coded,9.1,,,,0,,,missing",
+    "LeNet5,not printed,as_coded,,,,,0,,,",
+]
+
+
+def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    table = {"title": "googlenet: text", "columns": COLUMNS, "rows": ROWS}
+    (tmp_path / "reports/paper").mkdir(parents=True)
+    (tmp_path / "reports/paper/06_nets.json").write_text(json.dumps({"study": "06_nets", "tables": [table]}))
+    text = readme.results()
+    assert "| 06_nets | googlenet: text | `make report STUDY=06 PROFILE=paper` |" in text
+    assert "1 of 1; as_coded: 0 of 2 (1 have too few runs yet)" in text
+    assert "| VGG19 | parameters |  | 144,000,000 | 143,667,240 |  | 1 | agrees |" in text
+    assert "| LeNet5 | sharing | as_coded | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
+    assert "no sharing" not in text and "not printed" not in text
