@@ -2,12 +2,11 @@
 
 import collections
 import contextlib
-import itertools
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -87,8 +86,8 @@ def sweep(
     missing = [unique[digest] for digest, result in results.items() if result is None]
     if missing and train == "missing":
         store.remove_parts()
-        *teachers, students = _phases(missing, store)
-        again = [run for run in itertools.chain(*teachers) if run.digest not in unique or results[run.digest]]
+        phases, teachers = _phases(missing, store)
+        again = [run for run in teachers.values() if run.digest not in unique or results[run.digest]]
         missing += again
         workers = min(workers, len(missing))
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
@@ -105,8 +104,8 @@ def sweep(
             Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
-            driver = Driver(store, trainer, device, reporter, stop, teachers=itertools.chain(*teachers))
-            for phase in (*teachers, students):
+            driver = Driver(store, trainer, device, reporter, stop, teachers)
+            for phase in phases:
                 here = [run for run in phase if run.local]
                 elsewhere = [run for run in phase if not run.local]
                 if executor is None and workers == 1:
@@ -133,10 +132,10 @@ class Driver:
         device: str,
         reporter: Reporter,
         stop: threading.Event,
-        teachers: Iterable[Run] = (),
+        teachers: Collection[str],
     ) -> None:
         self.store, self.trainer, self.device, self.reporter, self.stop = store, trainer, device, reporter, stop
-        self.teachers = {run.digest for run in teachers}
+        self.teachers = teachers
         self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
@@ -275,12 +274,22 @@ def _gently(reporter: Reporter) -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def _phases(missing: list[Run], store: Store) -> list[list[Run]]:
-    """Return what is trained one after the other: teachers whose weights are not in the store, then the other runs."""
-    phases = [missing]
-    while True:
-        needed = {run.teacher.digest: run.teacher for run in phases[0] if run.teacher is not None}
-        lost = {digest: run for digest, run in needed.items() if not store.weights(run).exists()}
-        if not lost:
-            return phases
-        phases = [list(lost.values()), *([run for run in phase if run.digest not in lost] for phase in phases)]
+def _phases(missing: list[Run], store: Store) -> tuple[list[list[Run]], dict[str, Run]]:
+    """Return what is trained one after the other, and the teachers, by digest, whose weights are not in the store.
+
+    A run comes a phase after its teacher; whoever waits for none trains beside the teachers, which begin each phase.
+    """
+    lost: dict[str, Run] = {}
+
+    def phase(run: Run) -> int:
+        if run.teacher is None or store.weights(run.teacher).exists():
+            return 0
+        lost[run.teacher.digest] = run.teacher
+        return 1 + phase(run.teacher)
+
+    for run in missing:
+        phase(run)
+    phases: dict[int, list[Run]] = collections.defaultdict(list)
+    for run in [*lost.values(), *(run for run in missing if run.digest not in lost)]:
+        phases[phase(run)].append(run)
+    return [phases[number] for number in sorted(phases)], lost
