@@ -60,7 +60,7 @@ class Study:
         pd.options.display.float_format = "{:.4g}".format
         self.store = Store()
         self.banner = self._why = ""
-        self._settings: dict[str, Any] = {}
+        self._settings = SimpleNamespace()
         self._data: dict[str, str] = {}
         self._sweeps: dict[str, Cells] = {}
         self._trained = 0
@@ -72,10 +72,13 @@ class Study:
         self._audit: list[dict[str, str]] = []
 
     def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
-        """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one."""
+        """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one.
+
+        The report shows them as the notebook leaves them.
+        """
         chosen = profiles[self.profile]
-        self._settings = {name: self.parameters.get(name) or value for name, value in chosen.items()}
-        return SimpleNamespace(**self._settings)
+        self._settings = SimpleNamespace(**{name: self.parameters.get(name) or value for name, value in chosen.items()})
+        return self._settings
 
     def dataset(self, name: str) -> str:
         """Return the data set to train on: `name`, or the embedded one in its place.
@@ -276,7 +279,7 @@ class Study:
             "label": self.label,
             "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
             "parameters": self.parameters,
-            "settings": self._settings,
+            "settings": vars(self._settings),
             "banner": self.banner,
             "data": [
                 {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
