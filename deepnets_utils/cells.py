@@ -66,8 +66,8 @@ def costs(sweeps: Mapping[str, Cells], missing_seconds: Mapping[str, float]) -> 
                     "n": len(stored),
                     "missing": len(results) - len(stored),
                     "diverged": sum(result.status == "diverged" for result in stored),
-                    "cpu_seconds": np.mean([_number(result, "cpu_seconds") for result in stored] or np.nan),
-                    "wall_seconds": np.mean([_number(result, "wall_seconds") for result in stored] or np.nan),
+                    "cpu_seconds_a_run": np.mean([_number(result, "cpu_seconds") for result in stored] or np.nan),
+                    "wall_seconds_a_run": np.mean([_number(result, "wall_seconds") for result in stored] or np.nan),
                     "missing_seconds": sum(missing_seconds[run.digest] for run in lacking),
                     "device": ", ".join(sorted({result.provenance["device"] for result in stored})),
                 }

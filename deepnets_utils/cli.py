@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -130,9 +129,9 @@ def train(
     """
     if not (listed := [run for file in files for run in _read_runs(file)]):
         raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
-    runs = [run for run in listed if not (run.model.local or run.task.local)]
+    runs = [run for run in listed if not run.local]
     if len(runs) < len(listed):
-        print(f"{len(listed) - len(runs)} runs use a model or task that only their notebook has", file=sys.stderr)
+        print(f"{len(listed) - len(runs)} runs use something that only their notebook defines", file=sys.stderr)
     if dask:
         use_cluster(dask)
     place = engine(*resolve(device or "auto", workers or 0))
@@ -304,6 +303,6 @@ def _look() -> tuple[set[str], list[Result]]:
 def _progress(runs: Sequence[Run], stored: tuple[set[str], list[Result]]) -> str:
     missing = [run for run in runs if run.digest not in stored[0]]
     workers = resolve("cpu", 0)[1]
-    seconds = estimate(missing, SimpleNamespace(results=lambda: stored[1])) / workers
+    seconds = estimate(missing, stored[1]) / workers
     time = f", about {duration(seconds)} on {workers} CPUs" if missing else ""
     return f"{len(runs)} runs, {len(missing)} missing{time}"

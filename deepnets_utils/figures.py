@@ -12,6 +12,7 @@ import numpy as np
 import seaborn as sns
 import torch
 from IPython.display import HTML, display
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -26,6 +27,23 @@ plt.rcParams |= {
     "axes.titley": 1.0,  # else each drawing looks for ticks above the axes, which takes a third of its time
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def has_data(axes: plt.Axes) -> bool:
+    """Return whether texts, pictures or finite numbers are drawn; a line across the axes (axhline) is none."""
+
+    def placed(artist: Artist) -> bool:
+        return all(artist.get_transform().contains_branch_seperately(axes.transData))
+
+    return bool(
+        axes.texts
+        or axes.images
+        or any(
+            np.isfinite(collection.get_datalim(axes.transData).get_points()).all() for collection in axes.collections
+        )
+        or any(placed(line) and np.isfinite(line.get_xydata()).all(1).any() for line in axes.lines)
+        or any(placed(patch) and np.isfinite(patch.get_extents().get_points()).all() for patch in axes.patches)
+    )
 
 
 def rendered(figure: Figure, ending: str) -> bytes:

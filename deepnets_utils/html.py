@@ -19,7 +19,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
-from deepnets_utils import summaries
+from deepnets_utils import printing, summaries
 from deepnets_utils.progress import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -187,8 +187,8 @@ def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
 def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how often each verdict occurs in all rows, a claim under each protocol, in a fixed order."""
     claims = [claim for row in rows if row["summary"] for claim in row["summary"]["claims"]]
-    found = [claim["verdict"] if claim["n"] else "not tested yet" for claim in claims]
-    words = ("supported", "contradicted", "undecided", "not tested yet")
+    found = [claim["verdict"] for claim in claims]
+    words = ("supported", "contradicted", "undecided", "too few runs")
     return {word: found.count(word) for word in words if word in found}
 
 
@@ -219,6 +219,7 @@ def _render(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
+        "effect": printing.effect,
         "duration": duration,
         "href": quote,
         "literal": lambda value: (

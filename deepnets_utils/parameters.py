@@ -54,6 +54,8 @@ class Parameter:
             value = float(value)
         if type(value) is not TYPES[self.type]:
             raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
+        if self.type == "list" and (twice := [item for item in value if value.count(item) > 1]):
+            raise ParameterError(f"{self.name} must not name anything twice; {twice[0]!r} is there {len(twice)} times")
         for item in value if self.type == "list" else [value]:
             if self.choices and item not in self.choices:
                 raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}")

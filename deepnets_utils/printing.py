@@ -31,8 +31,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "claim": line["statement"],
             "protocol": line["protocol"],
             "verdict": line["verdict"],
-            "effect": "" if np.isnan(line["effect"]) else f"{line['effect']:.3g} ({line['scale']})",
-            "95 %": interval(line["low"], line["high"], ".3g"),
+            **dict(zip(("effect", "95 %"), effect(line), strict=True)),
             "n": line["n"],
             "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
         }
@@ -46,13 +45,15 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     texts = []
     for line in lines:
         text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
-        if not np.isnan(line["low"]):
-            interval = f"95 %: {line['low']:.3g} to {line['high']:.3g}; n = {line['n']}"
-            text += f", {line['scale']} {line['effect']:.3g} ({interval})"
-        elif line["n"] < 2:
-            text += " (too few runs)"
-        texts.append(text)
+        number, ends = effect(line)
+        texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']})" if ends else ""))
     return "; ".join(texts) or "not judged here"
+
+
+def effect(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a verdict's effect with its unit, and its interval, as texts; "" for what could not be computed."""
+    known = line["effect"] is not None and not np.isnan(line["effect"])
+    return f"{line['effect']:.3g} {line['unit']}" if known else "", interval(line["low"], line["high"], ".3g")
 
 
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
@@ -69,9 +70,12 @@ def mean(values: Sequence[float], form: str = ".2f") -> str:
     return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
 
 
-def interval(low: float, high: float, form: str = ".2f") -> str:
-    """Return "low to high", "" of an interval that could not be computed."""
-    return "" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
+def interval(low: float | None, high: float | None, form: str = ".2f") -> str:
+    """Return "low to high", or the one end that is finite; "" of an interval that could not be computed."""
+    low, high = (end if end is not None and np.isfinite(end) else None for end in (low, high))
+    if low is None or high is None:
+        return f"at least {low:{form}}" if low is not None else f"at most {high:{form}}" if high is not None else ""
+    return f"{low:{form}} to {high:{form}}"
 
 
 def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:

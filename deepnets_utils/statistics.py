@@ -2,7 +2,7 @@
 
 A cell is a sequence (one value per run, NaN = a diverged run) or a number (deterministic, no sampling error).
 A claim is a set of pairs of cells and holds when every pair does (an intersection-union test). A pair is
-judged by one-sided t tests, Welch's or paired, of mean(lhs) - factor * mean(rhs) against an offset; ratios
+judged by Welch's one-sided t tests of mean(lhs) - factor * mean(rhs) against an offset; ratios
 too, so that no distribution of a ratio has to be approximated. "Equal", "within" and "does not help" are
 shown by tests against the ends of a margin, never by p > 0.05.
 """
@@ -98,14 +98,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Question:
     """A claim put to cells: "table:row:column" -> values of the claim's metric (0 to 100 where that is in %).
 
-    protocol: a label, for a claim that is judged under several. paired: the two cells of a pair share their
-    draw of data run by run. A reference with no cell, or an empty one, has no run yet.
+    protocol: a label, for a claim that is judged under several. A reference with no cell, or an empty one, has no
+    run yet.
     """
 
     claim: "Claim"
     cells: Mapping[str, Cell]
     protocol: str = ""
-    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
             word = "supported"
         scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
         effect = decides.ratio() if scale == "ratio" else decides.difference()
-        n, note = min(pair.n for pair in known), _note(question, pairs)
+        n, note = min(pair.n for pair in known), _note(question)
         about = (claim.id, question.protocol, word, *effect, scale, decides.name)
         verdicts.append(Verdict(*about, n, p_for, p_against, note))
     return verdicts
@@ -202,12 +201,6 @@ class _Pair:
         left, right = _cell(question, lhs), _cell(question, rhs)
         self.name = f"{lhs} vs {rhs}"
         self.whole = np.isfinite(left).all(), np.isfinite(right).all()
-        self.paired = question.paired and left.ndim == right.ndim == 1 and min(left.size, right.size) > 0
-        self.unequal = self.paired and left.size != right.size
-        if self.paired:
-            both = [] if self.unequal else np.flatnonzero(np.isfinite(left) & np.isfinite(right))
-            left, right = left[both], right[both]
-        self.left, self.right = left, right
         self.moments = _moments(left), _moments(right)
         n = min(self.moments[0][2], self.moments[1][2])
         self.exact = n == math.inf
@@ -215,9 +208,6 @@ class _Pair:
 
     def contrast(self, factor: float) -> tuple[float, float, float]:
         """mean(left) - factor * mean(right), its standard error and its degrees of freedom."""
-        if self.paired:
-            mean, variance, n = _moments(self.left - factor * self.right)
-            return mean, math.sqrt(variance / max(n, 1)), n - 1
         (mean, variance, n), (other, other_variance, other_n) = self.moments
         return mean - factor * other, *welch(variance, n, factor**2 * other_variance, other_n)
 
@@ -238,7 +228,7 @@ class _Pair:
     def _by_order(self) -> float:
         """p-value of samples that do not vary, as a coarse measure's may: by chance they would be sorted like this."""
         n, other = sorted((self.moments[0][2], self.moments[1][2]))
-        if self.paired or other == math.inf:
+        if other == math.inf:
             return 2.0**-n
         return 1 / math.comb(int(n + other), int(n))
 
@@ -273,7 +263,7 @@ def _cell(question: Question, ref: str) -> np.ndarray:
     return values
 
 
-def _note(question: Question, pairs: list[_Pair]) -> str:
+def _note(question: Question) -> str:
     cells = {ref: _cell(question, ref) for pair in question.claim.pairs for ref in pair}
     missing = [ref for ref, values in cells.items() if values.size == 0]
     if len(missing) == sum(":" in ref for ref in cells):
@@ -286,7 +276,6 @@ def _note(question: Question, pairs: list[_Pair]) -> str:
             notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
         if values.ndim and values.size and finished < 2:
             notes.append(f"n = {finished}: {ref}")
-    notes += [f"unequal numbers of runs, not paired: {pair.name}" for pair in pairs if pair.unequal]
     return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
 
 

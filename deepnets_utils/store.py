@@ -95,6 +95,18 @@ class Store:
         """Return where the weights of a run lie that is a teacher; never published, trained again when lost."""
         return self.folder / "weights" / f"{run.digest}.pt"
 
+    def has_weights(self, run: Run) -> bool:
+        """Return whether the weights of a teacher are there; damaged ones (see `save_state`) are moved aside."""
+        path = self.weights(run)
+        if not path.exists():
+            return False
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return True
+        text = f"weights {path.name} are not used: the checksum does not match the content"
+        warnings.warn(f"{text}; moved to {move_aside(path)}", stacklevel=2)
+        return False
+
     def results(self) -> Iterator[Result]:
         """Yield every usable Result, this machine's and the published ones; damaged files are passed over."""
         seen = set()

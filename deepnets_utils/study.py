@@ -19,6 +19,7 @@ from deepnets_utils import data, paths, printing, published, statistics, summari
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_whole
+from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import (
     check_parameters,
     injected,
@@ -208,19 +209,25 @@ class Study:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
 
         The means must have been kept by `compare` or `keep` under the claim's metric. A protocol tries a claim when
-        one of its left-hand sides was kept under it.
+        each of its left-hand sides that was kept under any protocol was kept under this one.
         """
         self._verdicts = []
         asked = [published.claim(name) for name in claims]
         questions = []
         for claim in asked:
             kept = {protocol: self._values.get((protocol, claim.metric), {}) for protocol in protocols}
-            tried = [protocol for protocol in protocols if any(lhs in kept[protocol] for lhs, _ in claim.pairs)]
+            sides = {lhs for lhs, _ in claim.pairs if any(lhs in cells for cells in kept.values())}
+            tried = [protocol for protocol in protocols if sides and sides <= kept[protocol].keys()]
             questions += [statistics.Question(claim, kept[p], p) for p in tried or protocols[:1]]
         statements = {claim.id: claim for claim in asked}
         for verdict in statistics.judge(questions):
             claim = statements[verdict.id]
-            about = {"source": claim.source, "statement": claim.statement, "unit": verdict.scale}
+            about = {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
+            if verdict.scale == "difference":
+                points = claim.metric.endswith(("accuracy", "error"))
+                about["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
+            if verdict.verdict == "undecided" and verdict.n < 2:
+                about["verdict"] = "too few runs"
             self._verdicts.append(asdict(verdict) | about)
         return printing.verdicts(self._verdicts)
 
@@ -247,7 +254,7 @@ class Study:
         """
         from deepnets_utils import figures
 
-        if not any(axes.has_data() or axes.texts for axes in figure.axes):
+        if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet.</p>")
         file = self.figures_folder / f"{self.name}_{name}.png"
@@ -266,7 +273,8 @@ class Study:
         """
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
-        times = estimates(missing, itertools.chain(results.values(), self.store.results())) if missing else []
+        known = itertools.chain(results.values(), self.store.results())
+        times = estimates(missing, known, training_operations) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         cost = costs(self._sweeps, seconds)
         summaries.write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))

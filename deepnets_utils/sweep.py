@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import math
 import signal
 import threading
@@ -64,7 +65,8 @@ def sweep(
     """Return the Result of each run, in order; train those that are not stored.
 
     train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine,
-    from 1; with 1, and for models that a notebook defines, the training is in this process.
+    from 1; with 1, and for models that a notebook defines, the training is in this process. A script that uses more
+    guards its call by `if __name__ == "__main__":`, for each process imports the script.
     executor: any concurrent.futures Executor, in place of processes; `workers` is then how many runs it trains at a
     time, for the estimate. Where it shares the store's folder there are checkpoints; teachers and students need that.
     trainer: "module:function", called as function(run, device=..., checkpoint=...) where the training is, of a teacher
@@ -92,7 +94,7 @@ def sweep(
         workers = min(workers, len(missing))
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(again)} teachers whose weights are not here" if again else ""
-        seconds = estimate(missing, store) / workers
+        seconds = estimate(missing, store.results()) / workers
         unknown = math.isnan(seconds) and sum(map(images_seen, missing)) > MANY_IMAGES
         if (seconds > LONG_SECONDS or unknown) and not yes:
             time = "nothing alike is stored to tell the time from" if unknown else f"about {duration(seconds)}"
@@ -227,7 +229,7 @@ class Driver:
 
     def _stored(self, run: Run) -> Result | None:
         """Return the record of a run; of one that is trained for its weights only where these are there, too."""
-        lost = run.digest in self.teachers and not self.store.weights(run).exists()
+        lost = run.digest in self.teachers and not self.store.has_weights(run)
         return None if lost else self.store.get(run)
 
     def _files(self, run: Run) -> dict[str, Path]:
@@ -280,9 +282,10 @@ def _phases(missing: list[Run], store: Store) -> tuple[list[list[Run]], dict[str
     A run comes a phase after its teacher; whoever waits for none trains beside the teachers, which begin each phase.
     """
     lost: dict[str, Run] = {}
+    there = functools.cache(store.has_weights)
 
     def phase(run: Run) -> int:
-        if run.teacher is None or store.weights(run.teacher).exists():
+        if run.teacher is None or there(run.teacher):
             return 0
         lost[run.teacher.digest] = run.teacher
         return 1 + phase(run.teacher)

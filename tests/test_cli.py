@@ -201,7 +201,7 @@ def test_train_sweeps_the_runs_of_lists(deepnets: Deepnets, project: Path, monke
     local = replace(RUN, model=Spec("mine", "a1b2"))
     file = make_list(project / "lists", "02_good", [RUN, local])
     code, _, err = deepnets("train", str(file), "--device", "cpu", "--workers", "3", "--yes")
-    assert code == 0 and "1 runs use a model or task that only their notebook has" in err
+    assert code == 0 and "1 runs use something that only their notebook defines" in err
     [(runs, options)] = calls
     assert runs == [RUN] and options["store"].folder == project / "runs"
     assert (options["device"], options["workers"], options["yes"]) == ("cpu", 3, True)

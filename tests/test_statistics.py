@@ -28,9 +28,9 @@ def cells(*pairs):
     return {ref: values for ref, values in named.items() if values is not None}
 
 
-def verdict(kind, *pairs, margin="", metric="test_error", paired=False):
+def verdict(kind, *pairs, margin="", metric="test_error"):
     asked = make(kind, margin, metric, len(pairs))
-    return judge([Question(asked, cells(*pairs), paired=paired)])[0]
+    return judge([Question(asked, cells(*pairs))])[0]
 
 
 def rates(kind, means, margin="", metric="test_error", spreads=(1.0, 1.0), n=(10, 10), repeats=1000):
@@ -160,31 +160,6 @@ def test_p_values_are_welchs():
     assert (found.effect, found.scale, found.n) == (pytest.approx(lhs.mean() - rhs.mean()), "difference", 6)
 
 
-def test_paired_runs_use_the_paired_test():
-    rng = np.random.default_rng(2)
-    draw = rng.normal(0, 5, 8)
-    lhs, rhs = 10 + draw + rng.normal(0, 0.5, 8), 11 + draw + rng.normal(0, 0.5, 8)
-    found = verdict("less", (lhs, rhs), paired=True)
-    assert found.p_supported == pytest.approx(stats.ttest_rel(lhs, rhs, alternative="less").pvalue)
-    assert found.verdict == "supported"
-    assert verdict("less", (lhs, rhs)).verdict == "undecided"
-
-
-def test_a_pair_with_a_diverged_run_drops_that_draw():
-    lhs, rhs = [1.0, 2.1, 2.9, 4.2, 5.0], [3.0, 4.0, 5.2, NAN, 7.1]
-    found = verdict("less", (lhs, rhs), paired=True)
-    keep = [0, 1, 2, 4]
-    reference = stats.ttest_rel(np.take(lhs, keep), np.take(rhs, keep), alternative="less")
-    assert found.p_supported == pytest.approx(reference.pvalue)
-    assert (found.n, found.note) == (4, "1 of 5 runs diverged: table:rhs 0:x")
-
-
-def test_pairs_of_unequal_length_are_not_judged():
-    found = verdict("less", ([1.0, 2.0, 3.0], [7.0, 8.0]), paired=True)
-    assert found.verdict == "undecided"
-    assert found.note == "unequal numbers of runs, not paired: table:lhs 0:x vs table:rhs 0:x"
-
-
 def test_a_sample_against_a_number_is_a_one_sample_test():
     values = np.array([0.41, 0.47, 0.38, 0.52])
     asked = replace(make("less"), pairs=(("table:lhs 0:x", "0.5"),))
@@ -202,15 +177,6 @@ def test_the_interval_of_a_ratio_covers_it_at_its_rate():
         hits += found.low <= 2.5 <= found.high
     assert found.scale == "ratio"
     assert abs(hits / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
-
-
-def test_the_interval_of_a_paired_ratio_holds_the_factors_that_a_paired_test_leaves():
-    rng = np.random.default_rng(6)
-    draw = rng.normal(0, 2, 7)
-    lhs, rhs = 25 + draw + rng.normal(0, 1, 7), 10 + draw + rng.normal(0, 1, 7)
-    found = verdict("ratio_within", (lhs, rhs), margin="2 to 3", paired=True)
-    for end in (found.low, found.high):
-        assert stats.ttest_1samp(lhs - end * rhs, 0).pvalue == pytest.approx(0.05)
 
 
 def test_a_ratio_whose_denominator_may_be_zero_is_unbounded():
@@ -358,8 +324,6 @@ def test_samples_without_variance_are_judged_by_their_number():
     assert (same.verdict, same.effect, same.low, same.high) == ("undecided", 0, 0, 0)
     assert verdict("equal", ([0.1] * 10, [0.1] * 10), margin="5 % of rhs").verdict == "supported"
     assert verdict("equal", ([0.0] * 3, [0.0] * 3), margin="a factor of 2").verdict == "supported"
-    assert verdict("less", ([0.1] * 4, [0.3] * 4), paired=True).p_supported == pytest.approx(1 / 16)
-    assert verdict("less", ([0.1] * 6, [0.3] * 6), paired=True).verdict == "supported"
 
 
 # --- families

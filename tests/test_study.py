@@ -105,7 +105,7 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
     assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
-    assert list(verdicts["verdict"]) == ["undecided", "undecided"]  # the other networks are missing
+    assert list(verdicts["verdict"]) == ["undecided", "too few runs"]  # the other networks are missing
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
     columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
@@ -165,6 +165,8 @@ def test_judging_or_drawing_again_counts_once():
         made.figure(figure, "twice", "A figure", "A line")
     assert len(verdicts) == 1
     empty, axes = plt.subplots()
+    axes.axhline(0.5), axes.axvspan(0, 1), axes.scatter([], []), axes.plot([1.0], [np.nan])
+    axes.bar([0], [np.nan]), axes.errorbar([], [], yerr=[])
     assert "none of its runs is stored yet" in made.figure(empty, "empty", "Nothing", "No line").data
     figure, axes = plt.subplots()
     figures.draw_column(axes, 0.5, ["conv\n8 x 8", "linear"], top=0.9, step=0.3)
@@ -199,7 +201,7 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
     made.keep(cells, "table1", "test_error", "as_coded")
     made.judge(["siamese.lenet_above_net"], ["as_coded", "as_published"])
     text = made.verdict("siamese.lenet_above_net")
-    assert text.startswith("as_coded: supported, difference -4 (95 %: -4.2") and text.endswith("; n = 3)")
+    assert text.startswith("as_coded: supported, -4 points (95 %: -4.2") and text.endswith("; n = 3)")
 
 
 def test_missing_runs_say_what_they_would_cost(output):
@@ -210,12 +212,12 @@ def test_missing_runs_say_what_they_would_cost(output):
     other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
     made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
     shown = made.finish().data
-    assert "3 of 4 runs are not there; they take about 60 s one after another, without 1" in shown
+    assert "3 of 4 runs are not there; they take about 40 s one after another, without 1" in shown
     cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
     assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]
-    assert cost["missing_seconds"].to_numpy() == pytest.approx([30.0, 30.0, np.nan], nan_ok=True)
+    assert cost["missing_seconds"].to_numpy() == pytest.approx([20.0, 20.0, np.nan], nan_ok=True)
     runs = json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]
-    assert runs["missing_seconds"] == pytest.approx(60) and runs["missing_unknown"] == 1
+    assert runs["missing_seconds"] == pytest.approx(40) and runs["missing_unknown"] == 1
 
 
 def test_a_study_without_runs_finishes(output):

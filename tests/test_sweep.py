@@ -249,13 +249,13 @@ def test_workers_shorten_a_long_sweep(store: Store) -> None:
 
 
 def test_the_estimate_is_the_median_of_comparable_runs(store: Store) -> None:
-    assert estimate([make_run(0)], store) != estimate([make_run(0)], store), "NaN: nothing is known"
+    assert estimate([make_run(0)], store.results()) != estimate([make_run(0)], store.results()), "NaN: nothing is known"
     for seed, seconds in enumerate((10.0, 20.0, 90.0)):
         store.put(result_of(make_run(seed), wall_seconds=seconds))
     store.put(result_of(make_run(0, "slow"), wall_seconds=100.0))
-    assert estimate([make_run(9)], store) == pytest.approx(20)
-    assert estimate([make_run(8), make_run(9, "slow")], store) == pytest.approx(120)
-    assert estimate([make_run(9, "slow"), make_run(9, "unknown")], store) == pytest.approx(200)
+    assert estimate([make_run(9)], store.results()) == pytest.approx(20)
+    assert estimate([make_run(8), make_run(9, "slow")], store.results()) == pytest.approx(120)
+    assert estimate([make_run(9, "slow"), make_run(9, "unknown")], store.results()) == pytest.approx(200)
 
 
 def test_durations_in_words() -> None:
@@ -361,6 +361,18 @@ def test_a_teacher_is_trained_before_its_students_and_once(store: Store, workers
     assert again == [teacher.digest, make_run(10, teacher=teacher).digest], "its weights were lost, its teacher's not"
 
 
+def test_a_teacher_whose_weights_are_damaged_is_trained_again_first(store: Store) -> None:
+    teacher, options = make_run(8), {"store": store, "trainer": TRAINER}
+    sweep([make_run(1, teacher=teacher)], **options)
+    content = store.weights(teacher).read_bytes()
+    for damaged in (b"", content[:-1], content[:40] + b"?" + content[41:]):
+        store.weights(teacher).write_bytes(damaged)
+        before = len(calls(store.folder))
+        with pytest.warns(UserWarning, match="checksum"):
+            sweep([make_run(100 + before, teacher=teacher)], **options)
+        assert [line["digest"] for line in calls(store.folder)][before] == teacher.digest
+
+
 def test_students_of_a_teacher_that_fails_are_named(store: Store) -> None:
     teacher = make_run(1, "raises")
     with pytest.raises(TrainingFailed, match="made to fail"):
@@ -377,4 +389,8 @@ def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store
     known, all_images, unknown = estimates([sized(300, 1), sized(0, 1), sized(100, 1, "other")], store.results())
     assert known == pytest.approx(30) and all_images == pytest.approx(139.7)
     assert unknown != unknown
-    assert estimate([sized(300, 1), sized(100, 1, "other")], store) == pytest.approx(60)
+    assert estimate([sized(300, 1), sized(100, 1, "other")], store.results()) == pytest.approx(60)
+    operations = {"fine": 50.0, "other": 200.0, "fitted": float("nan")}
+    strange = [sized(100, 1, "other"), sized(100, 1, "fitted")]
+    other, fitted = estimates(strange, store.results(), lambda run: operations[run.model.name])
+    assert other == pytest.approx(40) and fitted != fitted

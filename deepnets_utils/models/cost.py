@@ -1,14 +1,16 @@
 """What a network costs: its parameters, and the multiply-adds of one input."""
 
 import copy
+import math
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deepnets_utils.estimates import images_seen
 from deepnets_utils.models import build_model
-from deepnets_utils.runs import Spec
+from deepnets_utils.runs import Run, Spec
 
 
 @cache
@@ -39,3 +41,17 @@ def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
             layer.forward = lambda features: features  # not counted, and most of the time on the meta device
     copied(torch.empty(1, *input_shape, device="meta"))
     return counted
+
+
+def training_operations(run: Run) -> float:
+    """Return the multiply-adds of a training: three passes of the network an image, one of its teacher.
+
+    NaN for an estimator, and for a network that does not take images of `cost`'s shape.
+    """
+    if run.learning_rate is None:
+        return math.nan
+    try:
+        passes = 3 * cost(run.model)[1] + (cost(run.teacher.model)[1] if run.teacher else 0)
+    except (RuntimeError, ValueError):
+        return math.nan
+    return float(passes * images_seen(run))
