@@ -1,13 +1,14 @@
-"""Regenerates the results in README.md from the paper report: `python -m deepnets_utils.readme`."""
+"""Regenerates the numbers in README.md from the paper report and the benchmark: `python -m deepnets_utils.readme`."""
 
 import io
+import json
 import shutil
 
 import pandas as pd
 
 from deepnets_utils import paths, summaries
 
-START, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
+BENCHMARK = paths.ROOT / "data" / "benchmarks" / "cpu.json"
 PICTURES = paths.ROOT / "figures" / "readme"
 
 
@@ -25,7 +26,7 @@ def results() -> str:
             for protocol, part in frame[frame["verdict"] != ""].groupby("protocol", sort=False):
                 waiting = int(part["verdict"].isin(["missing", "too few runs"]).sum())
                 text = f"{(part['verdict'] == 'agrees').sum()} of {len(part)}"
-                text += f" ({waiting} have too few runs yet)" if waiting else ""
+                text += f" ({waiting} missing or too few runs)" if waiting else ""
                 counts.append(f"{protocol}: {text}" if protocol else text)
             command = f"`make report STUDY={number} PROFILE=paper`"
             overview.append(f"| {summary['study']} | {table['title']} | {command} | {'; '.join(counts)} |")
@@ -33,6 +34,19 @@ def results() -> str:
             if len(stored := frame[shown]):
                 details.append(_cells(f"{number}, {table['title']}", stored))
     return "\n".join([*overview, "", *details])
+
+
+def speeds() -> str:
+    """Return the Markdown of the benchmark's ratios: a line a network, the median and each round's."""
+    found = json.loads(BENCHMARK.read_text())
+    lines = ["| network | held against | one run at a time | one process a core | its rounds |", "| --- " * 5 + "|"]
+    for network in dict.fromkeys(row["network"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if (row["network"], row["device"]) == (network, "cpu")]
+        first, *_, alone, together = rows
+        rounds = [f"{a / b:.1f}" for a, b in zip(first["seconds"], together["seconds"], strict=True)]
+        texts = [network, first["way"], f"{alone['ratio']:.1f}", f"**{together['ratio']:.1f}**", ", ".join(rounds)]
+        lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join(lines)
 
 
 def _cells(title: str, frame: pd.DataFrame) -> str:
@@ -61,11 +75,14 @@ def _short(number: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the part of README.md between the two marks, and the pictures that it shows."""
+    """Rewrite the parts of README.md between the marks, and the pictures that it shows."""
     readme = paths.ROOT / "README.md"
     text = readme.read_text()
-    before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n\n{results()}\n{END}{after}")
+    for name, written in (("results", results()), ("speeds", speeds())):
+        start, end = f"<!-- {name}: written by `make readme` -->", f"<!-- end of {name} -->"
+        before, after = text.split(start)[0], text.split(end)[1]
+        text = f"{before}{start}\n\n{written}\n{end}{after}"
+    readme.write_text(text)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for picture in sorted(set(part.split(")")[0] for part in text.split("](figures/readme/")[1:])):
         drawn = paths.output_root() / "figures" / "paper" / picture

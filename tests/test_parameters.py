@@ -101,6 +101,8 @@ def test_limits_of_a_number(notebook: Callable[..., Path]) -> None:
     for text in ("-1", "abc", "[True]", "[0.1, '1']"):
         with pytest.raises(ParameterError, match="rates must be from 1e-08 to 12345678; it is"):
             rates.parse(text)
+    with pytest.raises(ParameterError, match="rates must not name anything twice; 0.001 is there 2 times"):
+        rates.parse("1e-3,2,0.001")
     assert check_parameters(declared, {"scale": 1, "angle": 0}) == {"scale": 1.0, "angle": 0}
     for values, words in (
         ({"scale": 0.0}, "scale must be from 0.01 to 1; it is 0.0"),

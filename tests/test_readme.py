@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deepnets_utils import readme
+from deepnets_utils import paths, readme
+from deepnets_utils.bench_cases import CASES
 
 COLUMNS = "row,column,protocol,published,published_spread,ours,spread,n,low,high,verdict"
 ROWS = [
@@ -23,7 +24,13 @@ def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "reports/paper/06_nets.json").write_text(json.dumps({"study": "06_nets", "tables": [table]}))
     text = readme.results()
     assert "| 06_nets | googlenet: text | `make report STUDY=06 PROFILE=paper` |" in text
-    assert "1 of 1; as_coded: 0 of 2 (1 have too few runs yet)" in text
+    assert "1 of 1; as_coded: 0 of 2 (1 missing or too few runs)" in text
     assert "| VGG19 | parameters |  | 144,000,000 | 143,667,240 |  | 1 | agrees |" in text
     assert "| LeNet5 | sharing | as_coded | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
     assert "no sharing" not in text and "not printed" not in text
+
+
+def test_the_committed_benchmark_has_every_network_and_stands_in_the_readme():
+    found = json.loads(readme.BENCHMARK.read_text())
+    assert list(dict.fromkeys(row["network"] for row in found["rows"])) == list(CASES)
+    assert readme.speeds() in (paths.ROOT / "README.md").read_text()

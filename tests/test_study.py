@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepnets_utils import data, figures
+from deepnets_utils import data, figures, published
 from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.runs import Result, Run, Spec
@@ -175,6 +175,19 @@ def test_judging_or_drawing_again_counts_once():
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
     assert len(summary["claims"]) == 1
     assert [Path(figure["file"]).stem for figure in summary["figures"]] == [f"{NAME}_twice", f"{NAME}_network"]
+
+
+def test_a_protocol_without_a_side_that_another_has_does_not_try_the_claim():
+    made = study(profile="paper")
+    sides = {("LeNet5", "sharing, aux"): [], ("Net", "sharing, aux"): [8.0, 8.2]}
+    made.keep(sides, "table1", "test_error", "as_published")
+    made.keep({("Net", "sharing, aux"): [8.1, 8.3]}, "table1", "test_error", "as_coded")
+    claims = ["siamese.lenet_above_net"]
+    lhs = published.claim(claims[0]).pairs[0][0]
+    assert lhs == "table1:LeNet5:sharing, aux"
+    assert list(made.judge(claims, ["as_published", "as_coded"])["protocol"]) == ["as_published"]
+    made.keep({("LeNet5", "sharing, aux"): [4.0]}, "table1", "test_error", "as_coded")
+    assert list(made.judge(claims, ["as_published", "as_coded"])["protocol"]) == ["as_published", "as_coded"]
 
 
 def test_the_audit_is_a_table_and_stands_in_the_summary():
