@@ -91,8 +91,9 @@ class LiveCurve:
         return embedded(picture, said, said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else ""))
 
 
-def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
-    """Return a figure of grey images [H, W], with a title each."""
+def image_grid(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+    """Return a figure of images, grey [H, W] or in colours [H, W, 3], six a row, with a title each."""
+    columns = 6
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
     for place in axes.flat:

@@ -36,25 +36,25 @@ class Summary:
     high: float
 
 
-def summary(values: Sequence[float] | np.ndarray, higher_is_better: bool = False) -> Summary:
+def summary(values: Sequence[float] | np.ndarray) -> Summary:
     """Return the Summary of one value per run; diverged runs (not finite) rank last in the quantiles.
 
-    The interval is at 95 %. What is not defined (a spread of one run) is NaN; a quantile that falls on a
-    diverged run is infinite (minus infinite where higher is better).
+    The interval is at 95 %. What is not defined (a spread of one run) is NaN. The quantiles are for a measure of which
+    less is better: one that falls on a diverged run is infinite.
     """
     values = np.asarray(values, dtype=float).reshape(-1)
     mean, variance, n = _moments(values)
-    ranked = np.sort(np.where(np.isfinite(values), values, -np.inf if higher_is_better else np.inf))
+    ranked = np.sort(np.where(np.isfinite(values), values, np.inf))
     median, q25, q75 = (_quantile(ranked, q) for q in (0.5, 0.25, 0.75))
     return Summary(mean, math.sqrt(variance), n, values.size - n, median, q25, q75, *mean_interval(values))
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the t interval of the mean of the finite values; (nan, nan) below two of them."""
+def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean of the finite values; (nan, nan) below two of them."""
     mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
     if n < 2:
         return math.nan, math.nan
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
     return mean - half, mean + half
 
 
@@ -73,13 +73,13 @@ def welch(variance: float, n: float, other_variance: float, other_n: float) -> t
 
 
 def difference_interval(
-    values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray, confidence: float = 0.95
+    values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray
 ) -> tuple[float, float]:
-    """Return Welch's interval of mean(values) - mean(others) over the finite values; NaN below two of each."""
+    """Return Welch's 95 % interval of mean(values) - mean(others) over the finite values; NaN below two of each."""
     mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
     other, other_variance, other_n = _moments(np.asarray(others, dtype=float).reshape(-1))
     error, dof = welch(variance, n, other_variance, other_n)
-    half = float(stdtrit(dof, 0.5 + confidence / 2)) * error if error else error
+    half = float(stdtrit(dof, 0.975)) * error if error else error
     return mean - other - half, mean - other + half
 
 

@@ -1,10 +1,13 @@
+import dataclasses
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from deepnets_utils.models import build_model, model
-from deepnets_utils.models.cost import cost, multiply_adds
+from deepnets_utils.models.cost import cost, multiply_adds, training_operations
 from deepnets_utils.models.notation import ResidualPair
 from deepnets_utils.models.siamese import Net
 from deepnets_utils.runs import Run
@@ -282,6 +285,20 @@ def test_the_cost_of_a_model() -> None:
         3072 * 2048 + 2048 * 2048 + 2048 * 10,
     )
     assert cost(model("MLPRegressor"), (1, 28, 28)) == (101_521, 784 * 120 + 120 * 60 + 60)
+
+
+def test_the_operations_of_a_training() -> None:
+    images, small = task("image_classes", channels=3, train_size=200), model("notation", layers="8fc-10fc")
+    recipe = {"learning_rate": 0.1, "epochs": 5, "batch_size": 10}
+    run = Run(dataset="cifar10", task=images, model=small, **recipe)
+    once = 3 * 32 * 32 * 8 + 8 * 10
+    assert training_operations(run) == 3 * once * 200 * 5, "forwards once, backwards twice"
+    distilled = task("image_classes", channels=3, train_size=200, distillation="kl")
+    taught = dataclasses.replace(run, task=distilled, teacher=dataclasses.replace(run, epochs=9))
+    assert training_operations(taught) == 4 * once * 200 * 5
+    pixels = Run(dataset="fashion_mnist", task=task("pixel_statistic"), model=model("MLPRegressor"), **recipe)
+    fitted = Run(dataset="cifar10", task=images, model=model("logistic_regression"))
+    assert math.isnan(training_operations(pixels)) and math.isnan(training_operations(fitted))
 
 
 def test_multiply_adds_count_a_shared_branch_as_often_as_it_runs() -> None:
