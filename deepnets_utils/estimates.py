@@ -59,7 +59,8 @@ def images_seen(run: Run) -> int:
 
 def _seconds(result: Result) -> float:
     # On a busy machine a run's wall time is mostly that of others.
-    return min(result.provenance["wall_seconds"], result.provenance.get("cpu_seconds", math.inf))
+    seconds = min(result.provenance["wall_seconds"], result.provenance.get("cpu_seconds", math.inf))
+    return max(seconds, 1e-3)  # records round to this, and speeds divide by it
 
 
 def _kinds(run: Run) -> list[tuple]:

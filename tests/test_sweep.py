@@ -394,3 +394,5 @@ def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store
     strange = [sized(100, 1, "other"), sized(100, 1, "fitted")]
     other, fitted = estimates(strange, store.results(), lambda run: operations[run.model.name])
     assert other == pytest.approx(40) and fitted != fitted
+    store.put(result_of(sized(100, 1), wall_seconds=0.0))
+    assert estimates([sized(100, 1, "other")], store.results(), lambda run: 50.0)[0] == pytest.approx(0.001)
