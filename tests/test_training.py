@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import random
 import time
 import warnings
@@ -163,6 +164,21 @@ def test_numerics() -> None:
             assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
+def test_a_step_does_not_page_its_memory_in_again() -> None:
+    import resource  # not on Windows
+
+    def pages(steps: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(steps):
+            [torch.zeros(1 << 21) for _ in range(4)]  # 8 MB each, 8,192 pages in all
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with numerics():
+        pages(1)
+        assert pages(20) < 8_192
 
 
 def test_purposes_have_their_own_numbers() -> None:
