@@ -1,27 +1,22 @@
-"""Augmentations by name: random changes of training images, batched on the device, each image its own."""
+"""Augmentations by name: random changes of training images, batched on the device, each image its own.
+
+`draw` returns the random numbers of `count` images, float32 [count, K], on the CPU; `apply` the changed images, from
+pixels, float32 [N, C, H, W] in 0..1, and those images' numbers, [N, K].
+"""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deepnets_utils.registry import Registry
+from deepnets_utils.runs import Limits, NonNegativeInt
 
 AUGMENTATIONS = Registry("augmentation")
 augmentation = AUGMENTATIONS.spec
 build_augmentation = AUGMENTATIONS.build
-
-
-class Augmentation(Protocol):
-    """What the training loop needs of an augmentation."""
-
-    def draw(self, count: int, draw: torch.Generator) -> Tensor:
-        """Return the random numbers of `count` images, float32 [count, K], on the CPU."""
-
-    def apply(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """Return the changed images; pixels: float32 [N, C, H, W] in 0..1; drawn: [N, K] of those images."""
 
 
 @AUGMENTATIONS.register(version=1, name="flip_crop")
@@ -32,11 +27,7 @@ class FlipCrop:
     padding: from 0. Source: distillation, Section 3 (which does not say the padding; 4 is the usual one).
     """
 
-    padding: int = 4
-
-    def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise ValueError(f"padding must not be below 0, it is {self.padding}")
+    padding: NonNegativeInt = 4
 
     def draw(self, count: int, draw: torch.Generator) -> Tensor:
         flips = torch.randint(2, (count, 1), generator=draw)
@@ -74,17 +65,9 @@ class FlipRotateCropJitter:
     Source: googlenet, Section 2.2, which gives no numbers and names the colour jitter before the crop.
     """
 
-    rotation: float = 15.0
-    smallest_scale: float = 0.6
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation must lie between 0 and 180 degrees, it is {self.rotation}")
-        if not 0 < self.smallest_scale <= 1:
-            raise ValueError(f"smallest_scale must be above 0 and at most 1, it is {self.smallest_scale}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter must lie between 0 and 1, it is {self.jitter}")
+    rotation: Annotated[float, Limits(0, 180)] = 15.0
+    smallest_scale: Annotated[float, Limits(above=0, high=1)] = 0.6
+    jitter: Annotated[float, Limits(0, 1)] = 0.2
 
     def draw(self, count: int, draw: torch.Generator) -> Tensor:
         return torch.rand(count, 10 + 2 * TRIES, generator=draw)

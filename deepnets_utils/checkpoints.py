@@ -6,7 +6,7 @@ import io
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,6 @@ from torch import Tensor, nn
 from deepnets_utils.files import move_aside, write_whole
 from deepnets_utils.randomness import generator
 from deepnets_utils.runs import Run
-
-
-class Stateful(Protocol):
-    """A network, an optimiser or a scheduler."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
 @dataclass
@@ -59,7 +51,7 @@ class Progress:
             self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
 
 
-def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Stateful | None) -> None:
+def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> None:
     """Write the state of a run at the end of an epoch; parts: network, optimiser and scheduler, or None."""
     state = {
         "digest": run.digest,
@@ -77,7 +69,7 @@ def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Stateful |
     save_state(path, state)
 
 
-def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Stateful | None) -> bool:
+def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bool:
     """Put the state of `path` into the given objects and return True; False when there is none to use.
 
     A file that is damaged or of another run is moved aside with a warning. Nothing in it is executed.

@@ -8,11 +8,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from deepnets_utils.runs import Spec, coerce
+from deepnets_utils.runs import Allowed, Spec, allowed, coerce
 
 
 class Registry:
-    """Factories of one kind by name, with keyword options that are typed and have defaults.
+    """Factories of one kind by name, with keyword options that have defaults and annotations that `allowed` reads.
 
     `kind` is the word that error messages use, `try_out` builds one object without side effects, so that
     impossible options fail when a Spec is made and not when training starts.
@@ -56,15 +56,8 @@ class Registry:
         lists what is allowed.
         """
         factory = self._factory(name)
-        parameters = _options(factory)
-        kept = {}
-        for key, value in options.items():
-            if key not in parameters:
-                allowed = ", ".join(parameters) or "none"
-                raise ValueError(f"{self.kind} {name!r} has no option {key!r}; its options are: {allowed}")
-            value = coerce(value, parameters[key].annotation, f"option {key!r} of {self.kind} {name!r}")
-            if value != parameters[key].default:
-                kept[key] = value
+        known = _options(factory)
+        kept = {key: value for key, value in self._coerced(name, options).items() if value != known[key][1]}
         spec = Spec(name, self._versions[name], tuple(sorted(kept.items())))
         if spec not in self._checked:
             try:
@@ -75,14 +68,23 @@ class Registry:
         return spec
 
     def build(self, spec: Spec) -> Any:
-        """Return the object that `spec` names; raises ValueError when its version is not the present one."""
+        """Return the object that `spec` names; ValueError for a version that is not the present one or a bad option."""
         factory = self._factory(spec.name)
         if spec.version != self._versions[spec.name]:
             raise ValueError(
                 f"{self.kind} {spec.name!r} is at version {self._versions[spec.name]} here, "
                 f"the run was made for version {spec.version}: plan it again with this package"
             )
-        return factory(**dict(spec.options))
+        return factory(**self._coerced(spec.name, dict(spec.options)))
+
+    def _coerced(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        known, coerced = _options(self._factory(name)), {}
+        for key, value in options.items():
+            if key not in known:
+                names = ", ".join(known) or "none"
+                raise ValueError(f"{self.kind} {name!r} has no option {key!r}; its options are: {names}")
+            coerced[key] = coerce(value, known[key][0], f"option {key!r} of {self.kind} {name!r}")
+        return coerced
 
     def _factory(self, name: str) -> Callable[..., Any]:
         if name not in self._factories:
@@ -99,6 +101,8 @@ def _source_tag(caller: types.FrameType) -> str:
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
-def _options(factory: Callable) -> dict[str, inspect.Parameter]:
+@functools.cache
+def _options(factory: Callable) -> dict[str, tuple[Allowed, Any]]:
     parameters = inspect.signature(factory, eval_str=True).parameters
-    return {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    keywords = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {key: (allowed(p.annotation), p.default) for key, p in keywords.items()}

@@ -5,44 +5,70 @@ import functools
 import hashlib
 import json
 import math
+import types
 import typing
+from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from deepnets_utils.datasets import CANONICAL
 
 LOOP_VERSION = 1  # raised by hand when the training loop's numbers change
 SCHEMA = 1  # of a stored record
 
-OPTIMIZERS = ("adam", "sgd", "rmsprop")
-SHUFFLES = ("every_epoch", "once")
-EVALUATION_MODES = ("eval", "train")
-RANGE_TESTS = ("range_test", "range_test_per_rate")
-PRECISIONS = ("float32", "bfloat16")
 SPECS = ("task", "model", "schedule", "augmentation")  # the fields of a Run that are Specs
 
 
-def coerce(value: Any, annotation: Any, where: str) -> Any:
-    """Return `value` as the annotated type: int to float, NumPy scalars to Python's; anything else must match.
+@dataclass(frozen=True)
+class Limits:
+    """The finite numbers from `low` to `high`, `above` one or to `below` one: Annotated[float, Limits(0, below=1)]."""
 
-    Raises ValueError with the expected and the given type.
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        limits = {"from": self.low, "above": self.above, "to": self.high, "to below": self.below}
+        return "".join(f" {word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
+
+
+PositiveInt = Annotated[int, Limits(1)]
+NonNegativeInt = Annotated[int, Limits(0)]
+PositiveFloat = Annotated[float, Limits(above=0)]
+NonNegativeFloat = Annotated[float, Limits(0)]
+
+Allowed = list[tuple[type, Container | None, str]]
+
+
+def allowed(annotation: Any) -> Allowed:
+    """Return the types that an annotation allows, each with its values (None for all) and in words.
+
+    annotation: a type, a Literal, a number's type with Limits, or a union of them. Floats are finite.
     """
-    if type(value) is annotation is not float:
-        return value
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [kind for part in parts for kind in allowed(part)]
+    if typing.get_origin(annotation) is Literal:
+        return [(type(parts[0]), parts, f"one of {', '.join(map(repr, parts))}")]
+    kind, values = parts if typing.get_origin(annotation) is Annotated else (annotation, None)
+    if kind is float:
+        values = values or Limits()
+    return [(kind, values, f"{'a finite number' if kind is float else kind.__name__}{values or ''}")]
+
+
+def coerce(value: Any, kinds: Allowed, where: str) -> Any:
+    """Return `value` as one of the `allowed` kinds: int to float, NumPy scalars to Python's; ValueError for others."""
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):
         value = value.item()
-    allowed = typing.get_args(annotation) or (annotation,)
-    if value is None and type(None) in allowed:
-        return None
-    for kind in allowed:
-        if kind is float and type(value) in (int, float):
-            if not math.isfinite(value):
-                raise ValueError(f"{where} must be a finite number, not {value}")
-            return float(value)
-        if type(value) is kind:
-            return value
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
-    raise ValueError(f"{where} must be {names}, not {value!r} ({type(value).__name__})")
+    for kind, values, _ in kinds:
+        same = float(value) if kind is float and type(value) is int else value
+        if type(same) is kind and (values is None or same in values):
+            return same
+    raise ValueError(f"{where} must be {' or '.join(words for *_, words in kinds)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -90,45 +116,34 @@ class Run:
     the digest, so a field may be added, but a default never changes.
     """
 
-    dataset: str
+    dataset: Literal[*CANONICAL]
     task: Spec
     model: Spec
-    learning_rate: float | str | None = None
-    optimizer: str = "adam"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    l1: float = 0.0
-    epochs: int = 0
-    batch_size: int = 0
+    learning_rate: PositiveFloat | Literal["range_test", "range_test_per_rate"] | None = None
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    momentum: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    l1: NonNegativeFloat = 0.0
+    epochs: NonNegativeInt = 0
+    batch_size: NonNegativeInt = 0
     schedule: Spec | None = None
-    shuffle: str = "every_epoch"
+    shuffle: Literal["every_epoch", "once"] = "every_epoch"
     augmentation: Spec | None = None
-    evaluation_mode: str = "eval"
+    evaluation_mode: Literal["eval", "train"] = "eval"
     watch_test: bool = False
     keep_best: bool = False
-    precision: str = "float32"
-    gradient_steps: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_steps: NonNegativeInt = 0
     teacher: "Run | None" = None
-    seed: int = 0
-    data_seed: int = 0
+    seed: NonNegativeInt = 0
+    data_seed: NonNegativeInt = 0
     loop_version: int = LOOP_VERSION
 
     def __post_init__(self) -> None:
-        for name, annotation in _annotations().items():
-            object.__setattr__(self, name, coerce(getattr(self, name), annotation, f"Run's {name}"))
-        choices = {
-            "dataset": tuple(CANONICAL),
-            "optimizer": OPTIMIZERS,
-            "shuffle": SHUFFLES,
-            "evaluation_mode": EVALUATION_MODES,
-            "precision": PRECISIONS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"Run's {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("momentum", "weight_decay", "l1", "epochs", "batch_size", "gradient_steps", "seed", "data_seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Run's {name} must not be below 0, it is {getattr(self, name)}")
+        for name, kinds in _fields().items():
+            value = getattr(self, name)
+            if value is not getattr(Run, name, kinds):  # most are the defaults, and thousands of records are read
+                object.__setattr__(self, name, coerce(value, kinds, f"Run's {name}"))
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"Run's momentum is of the optimizer sgd; {self.optimizer} has none here")
         if self.teacher is not None and (self.teacher.dataset, self.teacher.data_seed) != (
@@ -136,17 +151,9 @@ class Run:
             self.data_seed,
         ):
             raise ValueError("a Run and its teacher need the same dataset and data_seed, so that they share the split")
-        fitted = self.learning_rate is None
-        if fitted and (self.epochs or self.batch_size):
-            raise ValueError("a Run with epochs or batch_size needs a learning_rate above 0")
-        found = isinstance(self.learning_rate, str)
-        if found and self.learning_rate not in RANGE_TESTS:
+        if len({self.learning_rate is None, self.epochs == 0, self.batch_size == 0}) > 1:
             raise ValueError(
-                f"Run's learning_rate must be a number or one of {', '.join(RANGE_TESTS)}, not {self.learning_rate!r}"
-            )
-        if not fitted and not ((found or self.learning_rate > 0) and self.epochs and self.batch_size):
-            raise ValueError(
-                "a Run with a learning_rate needs learning_rate > 0, epochs >= 1 and batch_size >= 1, not "
+                "a Run needs a learning_rate, epochs >= 1 and batch_size >= 1, or (of an estimator) none of them, not "
                 f"{self.learning_rate}, {self.epochs} and {self.batch_size}"
             )
 
@@ -194,8 +201,8 @@ class Run:
 
 
 @functools.cache
-def _annotations() -> dict[str, Any]:
-    return typing.get_type_hints(Run)
+def _fields() -> dict[str, Allowed]:
+    return {name: allowed(kind) for name, kind in typing.get_type_hints(Run, include_extras=True).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +231,8 @@ class Result:
             "run": self.run.to_json(),
             "status": self.status,
             "diverged_at_step": self.diverged_at_step,
-            "metrics": _nan_to_null(self.metrics),
-            "history": _nan_to_null(self.history),
+            "metrics": nan_to_null(self.metrics),
+            "history": nan_to_null(self.history),
             "provenance": self.provenance,
         }
         return record | {"checksum": checksum(record)}
@@ -263,11 +270,11 @@ def checksum(record: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(record).encode()).hexdigest()[:16]
 
 
-def _nan_to_null(value: Any) -> Any:
+def nan_to_null(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nan_to_null(item) for key, item in value.items()}
+        return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_nan_to_null(item) for item in value]
+        return [nan_to_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -14,14 +14,7 @@ from torch import nn
 
 from deepnets_utils import data
 from deepnets_utils.batches import Batches
-from deepnets_utils.checkpoints import (
-    Progress,
-    Stateful,
-    load_checkpoint,
-    load_state,
-    save_checkpoint,
-    save_state,
-)
+from deepnets_utils.checkpoints import Progress, load_checkpoint, load_state, save_checkpoint, save_state
 from deepnets_utils.files import move_aside
 from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import evaluate, make_optimizer, range_test, train_epoch
@@ -184,8 +177,9 @@ def train_network(
     optimizer = make_optimizer(run, network, learning_rate)
     schedule = build_schedule(run.schedule) if run.schedule else None
     measured = ["train", *(name for name in splits if name == "validation" or run.watch_test)]
-    if schedule and schedule.split not in measured:
-        raise ValueError(f"the schedule looks at the {schedule.split} split, this run measures {', '.join(measured)}")
+    looks_at = schedule.on.split("_")[0] if schedule and schedule.on else "train"
+    if looks_at not in measured:
+        raise ValueError(f"the schedule looks at the {looks_at} split, this run measures {', '.join(measured)}")
     scheduler = schedule.start(optimizer) if schedule else None
     saving.load(run, progress, network, optimizer, scheduler)
 
@@ -257,11 +251,11 @@ class Saving:
         self.file, self.seconds, self.clock = file, seconds, clock
         self._saved_at = time.monotonic()
 
-    def load(self, run: Run, progress: Progress, *parts: Stateful | None) -> None:
+    def load(self, run: Run, progress: Progress, *parts: Any) -> None:
         if self.file is not None and load_checkpoint(self.file, run, progress, *parts):
             self.clock.add(progress.seconds)
 
-    def save(self, run: Run, progress: Progress, *parts: Stateful | None) -> None:
+    def save(self, run: Run, progress: Progress, *parts: Any) -> None:
         if self.file is not None and time.monotonic() - self._saved_at >= self.seconds:
             progress.seconds = self.clock.seconds()
             save_checkpoint(self.file, run, progress, *parts)

@@ -263,10 +263,10 @@ def test_each_image_is_changed_on_its_own(name: str, channels: int) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("flip_crop", {"padding": -1}, "padding must not be below 0, it is -1"),
-        ("flip_rotate_crop_jitter", {"rotation": 181}, "rotation must lie between 0 and 180 degrees, it is 181"),
-        ("flip_rotate_crop_jitter", {"smallest_scale": 0}, "smallest_scale must be above 0 and at most 1, it is 0"),
-        ("flip_rotate_crop_jitter", {"jitter": 1.5}, "jitter must lie between 0 and 1, it is 1.5"),
+        ("flip_crop", {"padding": -1}, "'padding' .* must be int from 0, not -1"),
+        ("flip_rotate_crop_jitter", {"rotation": 181}, "'rotation' .* must be a finite number from 0 to 180, not 181"),
+        ("flip_rotate_crop_jitter", {"smallest_scale": 0}, "must be a finite number above 0 to 1, not 0"),
+        ("flip_rotate_crop_jitter", {"jitter": 1.5}, "must be a finite number from 0 to 1, not 1.5"),
         ("flip_rotate_crop_jitter", {"hue": 0.1}, "its options are: rotation, smallest_scale, jitter"),
     ],
 )

@@ -78,14 +78,14 @@ def test_grey_images_padded_and_repeated() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"inputs": "grey"}, "inputs must be one of 'standardised', 'unit', 'raw'"),
-        ({"distillation": "mse"}, "distillation must be one of '', 'softmax_mse', 'logit_mse', 'kl'"),
+        ({"inputs": "grey"}, "must be one of 'standardised', 'unit', 'raw', not 'grey'"),
+        ({"distillation": "mse"}, "must be one of '', 'softmax_mse', 'logit_mse', 'kl', not 'mse'"),
         ({"classes": "3"}, "classes must be different numbers"),
         ({"classes": "3,3"}, "classes must be different numbers"),
         ({"classes": "cat,dog"}, "classes must be different numbers"),
-        ({"channels": 1}, "channels must be one of 0, 3"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"pad": -1}, "pad must not be below 0"),
+        ({"channels": 1}, "option 'channels' of task 'image_classes' must be one of 0, 3, not 1"),
+        ({"temperature": 0.0}, "'temperature' .* must be a finite number above 0, not 0.0"),
+        ({"pad": -1}, "'pad' .* must be int from 0, not -1"),
     ],
 )
 def test_impossible_options(options: dict, words: str) -> None:

@@ -254,9 +254,9 @@ def test_the_last_pooling_is_the_one_that_is_marked() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0.0}, "width must be above 0, it is 0.0"),
-        ({"width": -1.0}, "width must be above 0"),
-        ({"stride": 3}, "stride must be 1 or 2, it is 3"),
+        ({"width": 0.0}, "'width' .* must be a finite number above 0, not 0.0"),
+        ({"width": -1.0}, "must be a finite number above 0"),
+        ({"stride": 3}, "'stride' .* must be one of 1, 2, not 3"),
         ({"layers": "4c-10fc", "stride": 1}, "stride is an option of residual networks"),
         ({"depth": 3}, "its options are: layers, dropout, width, residual, stride"),
     ],

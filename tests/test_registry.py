@@ -118,6 +118,19 @@ def test_another_version_of_a_model_is_not_built() -> None:
         build_model(Spec("Nett", 1))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": 4}, "option 'kernel' of model 'GoogLeNet' must be one of 3, 5, not 4"),
+        ({"auxiliary": 1}, "option 'auxiliary' of model 'GoogLeNet' must be bool, not 1"),
+        ({"size": 3}, "model 'GoogLeNet' has no option 'size'; its options are: kernel, residual, auxiliary, stem"),
+    ],
+)
+def test_bad_options_of_a_stored_spec_are_not_built(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(Spec.from_json({"name": "GoogLeNet", "version": 1, "options": options}))
+
+
 @pytest.mark.parametrize("name", PACKAGE_MODELS)
 def test_a_spec_is_made_without_side_effects(name: str) -> None:
     torch.manual_seed(1)
@@ -145,7 +158,9 @@ def test_a_spec_is_tried_out_once() -> None:
     assert tried == [(1, None), (1, 1.0)]
     with pytest.raises(ValueError, match="thing 'thing' cannot be made with {'size': 3}: size is above 2"):
         registry.spec("thing", size=3)
-    with pytest.raises(ValueError, match="option 'speed' of thing 'thing' must be float or NoneType"):
+    with pytest.raises(
+        ValueError, match="option 'speed' of thing 'thing' must be a finite number or NoneType, not 'fast'"
+    ):
         registry.spec("thing", speed="fast")
 
 

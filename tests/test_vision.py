@@ -202,11 +202,11 @@ def test_the_cifar_stems_convolution_starts_as_the_others_do(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("GoogLeNet", {"kernel": 4}, "kernel must be 3 or 5, not 4"),
-        ("GoogLeNet", {"residual": "all"}, "residual must be none or identity or projection, not 'all'"),
-        ("GoogLeNet", {"stem": "small"}, "stem must be imagenet or cifar, not 'small'"),
-        ("VGG19", {"stem": "small"}, "stem must be imagenet or cifar, not 'small'"),
-        ("ResNet18", {"stem": "small"}, "stem must be imagenet or cifar, not 'small'"),
+        ("GoogLeNet", {"kernel": 4}, "must be one of 3, 5, not 4"),
+        ("GoogLeNet", {"residual": "all"}, "must be one of 'none', 'identity', 'projection', not 'all'"),
+        ("GoogLeNet", {"stem": "small"}, "'stem' .* must be one of 'imagenet', 'cifar', not 'small'"),
+        ("VGG19", {"stem": "small"}, "'stem' .* must be one of 'imagenet', 'cifar', not 'small'"),
+        ("ResNet18", {"stem": "small"}, "'stem' .* must be one of 'imagenet', 'cifar', not 'small'"),
         ("ResNet18", {"kernel": 3}, "its options are: stem"),
         ("GoogleNet", {}, "no model is called 'GoogleNet'; there are: .*GoogLeNet"),
     ],

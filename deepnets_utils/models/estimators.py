@@ -5,11 +5,12 @@ published, and shown where the data set is not.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from deepnets_utils.models import register_model
+from deepnets_utils.runs import PositiveFloat, PositiveInt
 
 
 class Estimator(Protocol):
@@ -72,14 +73,10 @@ class Classifier(Regressor):
 
 
 @register_model(version=1)
-def constant(*, statistic: str = "mean", fit_on: str = "train") -> Estimator:
+def constant(
+    *, statistic: Literal["zero", "mean", "median"] = "mean", fit_on: Literal["train", "test"] = "train"
+) -> Estimator:
     """Return a constant predictor: statistic "zero", "mean" or "median" of the targets of split `fit_on`."""
-    for name, value, allowed in (
-        ("statistic", statistic, ("zero", "mean", "median")),
-        ("fit_on", fit_on, ("train", "test")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return Constant(statistic, fit_on)
 
 
@@ -96,10 +93,8 @@ def linear_regression() -> Estimator:
 
 
 @register_model(version=1)
-def nearest_neighbours(*, neighbours: int = 5) -> Estimator:
+def nearest_neighbours(*, neighbours: PositiveInt = 5) -> Estimator:
     """Return the mean target of the `neighbours` (from 1) nearest training images, Euclidean on the pixels."""
-    if neighbours < 1:
-        raise ValueError(f"neighbours must be at least 1, not {neighbours}")
 
     def build() -> Any:
         from sklearn.neighbors import KNeighborsRegressor
@@ -110,10 +105,8 @@ def nearest_neighbours(*, neighbours: int = 5) -> Estimator:
 
 
 @register_model(version=1)
-def gradient_boosting(*, trees: int = 100) -> Estimator:
+def gradient_boosting(*, trees: PositiveInt = 100) -> Estimator:
     """Return histogram gradient boosting on the pixels with `trees` (from 1) trees, without early stopping."""
-    if trees < 1:
-        raise ValueError(f"trees must be at least 1, not {trees}")
 
     def build() -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
@@ -124,13 +117,11 @@ def gradient_boosting(*, trees: int = 100) -> Estimator:
 
 
 @register_model(version=1)
-def logistic_regression(*, penalty: float = 1.0) -> Estimator:
+def logistic_regression(*, penalty: PositiveFloat = 1.0) -> Estimator:
     """Return logistic regression on the standardised pixels.
 
     penalty: weight, above 0, of half the squared weights beside the sum (not the mean) of the images' losses.
     """
-    if penalty <= 0:
-        raise ValueError(f"penalty must be above 0, not {penalty}")
 
     def build() -> Any:
         from sklearn.linear_model import LogisticRegression

@@ -11,12 +11,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepnets_utils.models import register_model
+from deepnets_utils.runs import PositiveFloat
 
 CHANNELS, SIZE = 3, 32  # of the images
 PIECE = re.compile(r"mp|([1-9][0-9]*)(c|fc)([1-9][0-9]*)?")
@@ -35,7 +36,12 @@ class Layer(NamedTuple):
 
 @register_model(version=1)
 def notation(
-    *, layers: str = "10fc", dropout: str = "", width: float = 1.0, residual: bool = False, stride: int = 2
+    *,
+    layers: str = "10fc",
+    dropout: str = "",
+    width: PositiveFloat = 1.0,
+    residual: bool = False,
+    stride: Literal[1, 2] = 2,
 ) -> nn.Sequential:
     """Return the network that `layers` describes.
 
@@ -52,10 +58,6 @@ def notation(
     10,920,610 (4-layer-linear), 7,895,562 (Shallow-ResNet) and 10,601,482 (Deep-linear) parameters.
     Raises ValueError for an impossible option; it shows a bad string and marks the bad piece.
     """
-    if width <= 0:
-        raise ValueError(f"width must be above 0, it is {width}")
-    if stride not in (1, 2):
-        raise ValueError(f"stride must be 1 or 2, it is {stride}")
     if stride == 1 and not residual:
         raise ValueError("stride is an option of residual networks; others shrink their images with mp alone")
     found = parse(layers, residual)

@@ -8,17 +8,16 @@ float32 [N, 1].
 from torch import nn
 
 from deepnets_utils.models import register_model
+from deepnets_utils.runs import NonNegativeInt, PositiveInt
 
 
 @register_model(version=1)
-def ConvRegressor(*, extra_layers: int = 0) -> nn.Sequential:
+def ConvRegressor(*, extra_layers: NonNegativeInt = 0) -> nn.Sequential:
     """Return two convolutions with pooling, `extra_layers` (from 0) more that keep the size, and three linear layers.
 
     extra_layers 0 is the document's "Base" (32,449 parameters), 10 has 45,529. Pooling comes before the ReLU: the
     maximum of four and a ReLU give the same in either order, and so there are four times fewer values to rectify.
     """
-    if extra_layers < 0:
-        raise ValueError(f"extra_layers must not be below 0, it is {extra_layers}")
     layers = [nn.Conv2d(1, 6, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(6, 12, 5), nn.MaxPool2d(2), nn.ReLU()]
     for _ in range(extra_layers):
         layers += [nn.Conv2d(12, 12, 3, padding=1), nn.ReLU()]
@@ -26,13 +25,11 @@ def ConvRegressor(*, extra_layers: int = 0) -> nn.Sequential:
 
 
 @register_model(version=1)
-def MLPRegressor(*, hidden1: int = 120, hidden2: int = 60) -> nn.Sequential:
+def MLPRegressor(*, hidden1: PositiveInt = 120, hidden2: PositiveInt = 60) -> nn.Sequential:
     """Return the three linear layers alone, on the 784 pixels: the document's "None" (101,521 parameters).
 
     hidden1, hidden2: widths, from 1; 40 and 25 give 32,451 parameters, two more than "Base" has.
     """
-    if min(hidden1, hidden2) < 1:
-        raise ValueError(f"hidden1 and hidden2 must be at least 1, they are {hidden1} and {hidden2}")
     return nn.Sequential(nn.Flatten(), *_linear(784, hidden1, hidden2))
 
 

@@ -3,17 +3,20 @@
 Source: shallow_vs_deep (a question and its answer). Input: float [N, 3, 32, 32]; output: one logit, float [N, 1].
 """
 
+from typing import Annotated, Literal
+
 from torch import Tensor, nn
 
 from deepnets_utils.models import register_model
+from deepnets_utils.runs import Limits
 
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2)}  # convolutions before each of the five poolings
-VARIANTS = ("plain", "batch_norm", "residual")
-INITIALISATIONS = ("pytorch", "he")
+Initialisation = Literal["pytorch", "he"]
+Dropout = Annotated[float, Limits(0, below=1)]
 
 
 @register_model(version=1)
-def ShallowNet(*, initialisation: str = "pytorch", dropout: float = 0.5) -> nn.Sequential:
+def ShallowNet(*, initialisation: Initialisation = "pytorch", dropout: Dropout = 0.5) -> nn.Sequential:
     """Return 32conv3x3-mp-32conv3x3-mp-64conv5x5-mp-fc32-fc32-1 with same padding (95,297 parameters).
 
     dropout: of both hidden linear layers, 0 to 1. initialisation: as of NarrowVGG.
@@ -26,7 +29,11 @@ def ShallowNet(*, initialisation: str = "pytorch", dropout: float = 0.5) -> nn.S
 
 @register_model(version=1)
 def NarrowVGG(
-    *, depth: int = 11, variant: str = "plain", initialisation: str = "pytorch", dropout: float = 0.5
+    *,
+    depth: Literal[11, 13] = 11,
+    variant: Literal["plain", "batch_norm", "residual"] = "plain",
+    initialisation: Initialisation = "pytorch",
+    dropout: Dropout = 0.5,
 ) -> nn.Sequential:
     """Return VGG-11 (1,759,841 parameters) or VGG-13 (1,771,409) with a quarter of the widths and a 1024-1024-1 head.
 
@@ -34,8 +41,6 @@ def NarrowVGG(
     1x1 convolution where the widths differ, added before the stage's last ReLU. initialisation: "pytorch", or "he":
     normal with variance 2 / inputs, biases 0. dropout: of both hidden linear layers, 0 to 1. No 7x7 pooling.
     """
-    if depth not in STAGES or variant not in VARIANTS:
-        raise ValueError(f"depth must be 11 or 13, variant one of {', '.join(VARIANTS)}: {depth}, {variant!r}")
     layers: list[nn.Module] = []
     inputs = 3
     for outputs, count in zip((16, 32, 64, 128, 128), STAGES[depth], strict=True):
@@ -65,15 +70,11 @@ class Stage(nn.Module):
 
 
 def _head(inputs: int, width: int, dropout: float) -> list[nn.Module]:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
     hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU()]
     return [*hidden, nn.Dropout(dropout), nn.Linear(width, 1)]
 
 
 def _initialised(network: nn.Sequential, initialisation: str) -> nn.Sequential:
-    if initialisation not in INITIALISATIONS:
-        raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}, not {initialisation!r}")
     for module in network.modules() if initialisation == "he" else ():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight)

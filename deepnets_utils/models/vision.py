@@ -6,20 +6,26 @@ nothing is pooled before the first block. Source: googlenet, Sections 2.1 and 3.
 """
 
 import functools
+from typing import Literal
 
 from torch import nn
 
 from deepnets_utils.models import register_model
 
 CLASSES = 10
-STEMS = ("imagenet", "cifar")
-RESIDUALS = ("none", "identity", "projection")
+Stem = Literal["imagenet", "cifar"]
 
 # torchvision is imported where a network is made: it takes seconds, and most processes make none of these.
 
 
 @register_model(version=1)
-def GoogLeNet(*, kernel: int = 3, residual: str = "none", auxiliary: bool = True, stem: str = "imagenet") -> nn.Module:
+def GoogLeNet(
+    *,
+    kernel: Literal[3, 5] = 3,
+    residual: Literal["none", "identity", "projection"] = "none",
+    auxiliary: bool = True,
+    stem: Stem = "imagenet",
+) -> nn.Module:
     """Return GoogLeNet: nine Inception modules, batch norm after each convolution (9,960,638 parameters).
 
     kernel: 3 as in torchvision, or 5, the GoogLeNet paper's, in each module's third branch. residual: "none",
@@ -33,9 +39,6 @@ def GoogLeNet(*, kernel: int = 3, residual: str = "none", auxiliary: bool = True
 
     from deepnets_utils.models.inception import ResidualInception
 
-    _check("kernel", kernel, (3, 5))
-    _check("residual", residual, RESIDUALS)
-    _check("stem", stem, STEMS)
     blocks = [BasicConv2d, functools.partial(ResidualInception, kernel=kernel, residual=residual), InceptionAux]
     network = GoogLeNet(CLASSES, aux_logits=auxiliary, init_weights=True, blocks=blocks)
     if stem == "cifar":
@@ -46,7 +49,7 @@ def GoogLeNet(*, kernel: int = 3, residual: str = "none", auxiliary: bool = True
 
 
 @register_model(version=1)
-def VGG19(*, stem: str = "imagenet") -> nn.Module:
+def VGG19(*, stem: Stem = "imagenet") -> nn.Module:
     """Return VGG19 without batch norm, with its three linear layers and their dropout (139,611,210 parameters).
 
     Its first convolution is a small one in any case. Images from 32x32; from 16x16 without the first of its five
@@ -54,7 +57,6 @@ def VGG19(*, stem: str = "imagenet") -> nn.Module:
     """
     from torchvision.models import vgg19
 
-    _check("stem", stem, STEMS)
     network = vgg19(num_classes=CLASSES)
     if stem == "cifar":
         network.features[4] = nn.Identity()
@@ -62,19 +64,13 @@ def VGG19(*, stem: str = "imagenet") -> nn.Module:
 
 
 @register_model(version=1)
-def ResNet18(*, stem: str = "imagenet") -> nn.Module:
+def ResNet18(*, stem: Stem = "imagenet") -> nn.Module:
     """Return ResNet18 (11,181,642 parameters)."""
     from torchvision.models import resnet18
 
-    _check("stem", stem, STEMS)
     network = resnet18(num_classes=CLASSES)
     if stem == "cifar":
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     return network
-
-
-def _check(name: str, value: int | str, allowed: tuple[int | str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(str, allowed))}, not {value!r}")

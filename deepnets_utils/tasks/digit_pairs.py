@@ -1,7 +1,7 @@
 """Pairs of digits to be compared."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deepnets_utils.data import Images
 from deepnets_utils.models.siamese import PairLogits
+from deepnets_utils.runs import NonNegativeFloat, PositiveInt
 from deepnets_utils.tasks import Split, register_task
 
 
@@ -24,18 +25,10 @@ class DigitPairs:
     Source: siamese, Sections I and III; the draw is that of the authors' code (a permutation's first 2 N).
     """
 
-    auxiliary: float = 0.0
-    train_size: int = 1000
-    test_size: int = 1000
-    test_inputs: str = "standardised"
-
-    def __post_init__(self) -> None:
-        if self.auxiliary < 0:
-            raise ValueError(f"auxiliary must not be below 0, it is {self.auxiliary}")
-        if min(self.train_size, self.test_size) < 1:
-            raise ValueError("train_size and test_size must be at least 1")
-        if self.test_inputs not in ("standardised", "raw"):
-            raise ValueError(f"test_inputs must be standardised or raw, not {self.test_inputs!r}")
+    auxiliary: NonNegativeFloat = 0.0
+    train_size: PositiveInt = 1000
+    test_size: PositiveInt = 1000
+    test_inputs: Literal["standardised", "raw"] = "standardised"
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         # One generator seeded with the plain number, first training then test pairs: as in the authors' code,

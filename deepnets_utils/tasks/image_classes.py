@@ -1,17 +1,15 @@
 """Classification of images, from labels or from a teacher's outputs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deepnets_utils.data import Images
+from deepnets_utils.runs import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from deepnets_utils.tasks import Split, divided, register_task
-
-INPUTS = ("standardised", "unit", "raw")
-DISTILLATIONS = ("", "softmax_mse", "logit_mse", "kl")
 
 
 @register_task(version=1, name="image_classes")
@@ -32,26 +30,17 @@ class ImageClasses:
     """
 
     classes: str = ""
-    train_size: int = 0
-    validation_size: int = 10_000
-    test_size: int = 0
-    pad: int = 0
-    channels: int = 0
-    inputs: str = "standardised"
-    auxiliary: float = 0.0
-    distillation: str = ""
-    temperature: float = 4.0
+    train_size: NonNegativeInt = 0
+    validation_size: NonNegativeInt = 10_000
+    test_size: NonNegativeInt = 0
+    pad: NonNegativeInt = 0
+    channels: Literal[0, 3] = 0
+    inputs: Literal["standardised", "unit", "raw"] = "standardised"
+    auxiliary: NonNegativeFloat = 0.0
+    distillation: Literal["", "softmax_mse", "logit_mse", "kl"] = ""
+    temperature: PositiveFloat = 4.0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("inputs", INPUTS), ("distillation", DISTILLATIONS), ("channels", (0, 3))):
-            if getattr(self, name) not in allowed:
-                choices = ", ".join(repr(choice) for choice in allowed)
-                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
-        for name in ("train_size", "validation_size", "test_size", "pad", "auxiliary"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be below 0, it is {getattr(self, name)}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, it is {self.temperature}")
         if self.classes:
             numbers = self.classes.split(",")
             if len(set(numbers)) != len(numbers) or len(numbers) < 2 or not set(numbers) <= set("0123456789"):

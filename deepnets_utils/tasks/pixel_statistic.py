@@ -1,13 +1,14 @@
 """Regression of a statistic of an image's pixels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deepnets_utils.data import Images
+from deepnets_utils.runs import NonNegativeInt
 from deepnets_utils.tasks import Split, divided, register_task
 
 
@@ -21,15 +22,9 @@ class PixelStatistic:
     Inputs: float32 [N, 1, H, W]. Targets: float32 [N]. Source: go_deep, Sections 3.2 and 3.3.
     """
 
-    statistic: str = "mean"
-    train_size: int = 0
-    validation_size: int = 5000
-
-    def __post_init__(self) -> None:
-        if self.statistic not in ("mean", "median", "std"):
-            raise ValueError(f"statistic must be mean, median or std, not {self.statistic!r}")
-        if min(self.train_size, self.validation_size) < 0:
-            raise ValueError("train_size and validation_size must not be below 0")
+    statistic: Literal["mean", "median", "std"] = "mean"
+    train_size: NonNegativeInt = 0
+    validation_size: NonNegativeInt = 5000
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         train, validation = divided(len(images.train_images), self.train_size, self.validation_size, data_seed)
