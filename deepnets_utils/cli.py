@@ -292,12 +292,11 @@ def _read_runs(file: Path) -> list[Run]:
 
 
 def _look() -> tuple[set[str], list[Result]]:
-    """Return the digests of all that is stored, unread, and a sample of its Results: status is to be quick."""
+    """Return the digests of all that is stored, and Results of it: status is to be quick, so few of the many files."""
     files = sorted((Store().folder / "records").glob("*.json"))
-    published = sorted(paths.RECORDS.glob("*.jsonl"))
-    lines = [json.loads(line)["digest"] for file in published for line in file.read_bytes().splitlines()]
-    sample = [*files[:: len(files) // SAMPLE + 1], *published]
-    return {file.stem for file in files}.union(lines), [result for file in sample for result in read_records(file)]
+    published = [result for file in sorted(paths.RECORDS.glob("*.jsonl")) for result in read_records(file)]
+    sample = [result for file in files[:: len(files) // SAMPLE + 1] for result in read_records(file)]
+    return {file.stem for file in files}.union(result.run.digest for result in published), sample + published
 
 
 def _progress(runs: Sequence[Run], stored: tuple[set[str], list[Result]]) -> str:

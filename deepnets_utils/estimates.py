@@ -1,6 +1,7 @@
 """How long runs would take, from what runs like them took. Imports no torch."""
 
 import collections
+import functools
 import itertools
 import math
 import statistics
@@ -29,27 +30,38 @@ def estimates(
 
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
     same model, else with a model of the same name, and a task of the same name, whatever device they ran on. An
-    estimator counts as one epoch. operations: multiply-adds of a training, NaN where unknown; with it a run like
-    nothing stored takes what the quickest result of a task of the same name would need for its operations.
+    estimator counts as one epoch. operations: multiply-adds of a training, NaN where unknown. With it models of the
+    same name are compared by their operations, and a run like nothing stored takes what the quickest result of a task
+    of the same name would need for its own.
     """
-    runs, results = list(runs), list(itertools.islice(results, SAMPLE))
-    times: dict[tuple, list[float]] = collections.defaultdict(list)
+
+    finished = (result for result in results if result.status == "finished")  # one that diverged took less
+    results = list(itertools.islice(finished, SAMPLE))
+    alike: dict[tuple, list[Result]] = collections.defaultdict(list)
     for result in results:
         for kind in _kinds(result.run):
-            times[kind].append(_seconds(result) / images_seen(result.run))
-    medians = {kind: statistics.median(values) for kind, values in times.items()}
-    found = [next((medians[kind] for kind in _kinds(run) if kind in medians), float("nan")) for run in runs]
-    found = [value * images_seen(run) for value, run in zip(found, runs, strict=True)]
-    if operations is not None:
-        unknown = {run.task.name for run, value in zip(runs, found, strict=True) if value != value}
-        speeds: dict[str, float] = {}
-        for result in results:
-            if (task := result.run.task.name) in unknown and (done := operations(result.run)) == done:
-                speeds[task] = max(speeds.get(task, 0.0), done / _seconds(result))
-        for place, run in enumerate(runs):
-            if found[place] != found[place] and speeds.get(run.task.name):
-                found[place] = operations(run) / speeds[run.task.name]
-    return found
+            alike[kind].append(result)
+
+    @functools.cache
+    def pace(kind: tuple, work: Callable[[Run], float]) -> float:
+        return statistics.median(_seconds(result) / work(result.run) for result in alike[kind])
+
+    @functools.cache
+    def speed(task: str) -> float:
+        done = [(operations(result.run), _seconds(result)) for result in results if result.run.task.name == task]
+        return max((amount / seconds for amount, seconds in done if amount == amount), default=math.nan)
+
+    def price(run: Run) -> float:
+        *same, named = _kinds(run)
+        known = operations is not None and not math.isnan(operations(run))
+        if kind := next((kind for kind in same if kind in alike), None):
+            return pace(kind, images_seen) * images_seen(run)
+        if named in alike:
+            work = operations if known else images_seen
+            return pace(named, work) * work(run)
+        return operations(run) / speed(run.task.name) if known else math.nan
+
+    return [price(run) for run in runs]
 
 
 def images_seen(run: Run) -> int:

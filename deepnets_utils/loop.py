@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,18 +93,18 @@ def evaluate(run: Run, task: Task, network: nn.Module, batches: Batches, split: 
     """
     network.train(run.evaluation_mode == "train")
     with precision(run, split.inputs.device):
-        outputs = [_float32(network(x)) for x, _ in batches.in_order(split)]
+        outputs = [network(x) for x, _ in batches.in_order(split)]
     first = outputs[0]
     if isinstance(first, tuple):
-        joined = type(first)(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+        joined = type(first)(*map(_joined, zip(*outputs, strict=True)))
     else:
-        joined = torch.cat(outputs)
+        joined = _joined(outputs)
     return {f"{name}_{key}": value for key, value in task.metrics(joined, split.targets).items()}
 
 
-def _float32(outputs: Any) -> Any:
-    """Return what a network under autocast gave as float32, so that equal logits are not made by rounding."""
-    return outputs.float() if isinstance(outputs, Tensor) and outputs.dtype == torch.bfloat16 else outputs
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return batches' outputs as one, of an autocast in float32, so that equal logits are not made by rounding."""
+    return torch.cat(tuple(parts)).to(torch.promote_types(parts[0].dtype, torch.float32))
 
 
 def make_optimizer(run: Run, network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -51,9 +51,10 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def effect(line: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a verdict's effect with its unit, and its interval, as texts; "" for what could not be computed."""
+    """Return a verdict's effect with its unit, and its interval, as texts; "" for what there is not."""
     known = line["effect"] is not None and not np.isnan(line["effect"])
-    return f"{line['effect']:.3g} {line['unit']}" if known else "", interval(line["low"], line["high"], ".3g")
+    ends = "" if line["note"] == "exact" else interval(line["low"], line["high"], ".3g")
+    return f"{line['effect']:.3g} {line['unit']}" if known else "", ends
 
 
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:

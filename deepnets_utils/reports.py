@@ -135,7 +135,8 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
                 except Exception as broken:  # nbconvert raises many kinds
                     error = f"the page cannot be made: {type(broken).__name__}: {broken}"
             if not error:
-                write_text(folder / f"{study}.html", page)
+                with pages_lock(folder):
+                    write_text(folder / f"{study}.html", page)
                 os.replace(partial, folder / f"{study}.ipynb")
                 (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
             elif partial.exists():
@@ -188,18 +189,24 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def pages_lock(folder: Path) -> FileLock:
+    """Return the lock of a profile's pages: one report writes a page while another puts links into it."""
+    return FileLock(folder.parent / ".pages.lock")
+
+
 def write_indexes(folder: Path) -> None:
     """Write a profile's index.html, the links between its pages, and the list of profiles above it."""
-    rows = [study_row(folder, study) for study in study_names()]
-    pages = [row["study"] for row in rows if row["page"]]
-    for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
-        page = (folder / f"{study}.html").read_text(encoding="utf-8")
-        linked = html.navigation(page, before, after)
-        if linked != page:
-            write_text(folder / f"{study}.html", linked)
-    write_text(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
-    profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
-    write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
+    with pages_lock(folder):
+        rows = [study_row(folder, study) for study in study_names()]
+        pages = [row["study"] for row in rows if row["page"]]
+        for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+            page = (folder / f"{study}.html").read_text(encoding="utf-8")
+            linked = html.navigation(page, before, after)
+            if linked != page:
+                write_text(folder / f"{study}.html", linked)
+        write_text(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
+        profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
+        write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
 
 def study_row(folder: Path, study: str) -> dict[str, Any]:
@@ -218,8 +225,8 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     else:
         status = "ok" if summary.get("token") == page["token"] else "older page"
         if status == "ok" and reads_others(notebook_path(study)):
-            newest = max(other["finished_at"] for other in read_all(folder))
-            status = "ok" if summary["finished_at"] >= newest else "older than others"
+            newest = max(datetime.fromisoformat(other["finished_at"]) for other in read_all(folder))
+            status = "ok" if datetime.fromisoformat(summary["finished_at"]) >= newest else "older than others"
     title = summary.get("title") or read_title(notebook_path(study))
     if summary:
         figures = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]

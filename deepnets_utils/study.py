@@ -149,14 +149,15 @@ class Study:
 
         self._runs[run.digest] = run
         result = self.store.get(run)
-        live = watched() and result is None
+        taught = run.teacher is None or self.store.has_weights(run.teacher)
+        live = watched() and result is None and taught  # a sweep trains the teacher first
         curve = LiveCurve(metric, run.epochs, live=live)
         if result is None and self.train == "missing":
             if live:
                 from deepnets_utils.training import train
 
-                taught = {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
-                result = train(run, device=self.device, on_epoch=curve, **taught)
+                teacher = self.store.weights(run.teacher) if run.teacher else None
+                result = train(run, device=self.device, on_epoch=curve, teacher=teacher)
                 self.store.put(result)
             else:
                 options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
@@ -266,10 +267,10 @@ class Study:
         self._figures[name] = {"file": place, "title": title, "alt": alt}
         return figures.embedded(pictures["png"], title, alt)
 
-    def finish(self) -> HTML:
+    def finish(self, later: int = 0) -> HTML:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
 
-        Returns the cost of each cell for display.
+        later: runs that cannot be planned before others are there. Returns the cost of each cell for display.
         """
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
@@ -299,6 +300,7 @@ class Study:
                 "missing": len(missing),
                 "missing_seconds": float(np.nansum(times)),
                 "missing_unknown": int(np.isnan(times).sum()),
+                "later": later,
                 "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),
             }
@@ -308,9 +310,7 @@ class Study:
             },
             "tables": [summaries.table(*of, list(frames.values())) for of, frames in self._tables.items()],
             "figures": list(self._figures.values()),
-            "claims": [
-                {key: None if value != value else value for key, value in verdict.items()} for verdict in self._verdicts
-            ],
+            "claims": self._verdicts,
             "audit": self._audit,
             "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }

@@ -12,12 +12,15 @@ from filelock import FileLock
 from deepnets_utils import published
 from deepnets_utils.files import move_aside, write_whole
 from deepnets_utils.progress import duration
+from deepnets_utils.runs import nan_to_null
 
 
 def read(file: Path) -> dict[str, Any]:
     """Return a file's JSON object, {} when there is none; a damaged file is reported and moved aside."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found := json.loads(file.read_text(encoding="utf-8")), dict):
+            raise ValueError("it is no object")
+        return found
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -35,8 +38,7 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
 
     That is tables/claims.csv, and tables of which each study has some metrics.
     """
-    # JSON has no infinity: an interval that reaches it is open on that side.
-    text = json.dumps(summary, indent=1).replace("-Infinity", "null").replace("Infinity", "null")
+    text = json.dumps(nan_to_null(summary), indent=1)  # an interval that reaches infinity is open on that side
     with FileLock(folder / ".claims.lock"):  # studies that finish at once
         summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
         summaries.sort(key=lambda each: each["study"])
@@ -69,11 +71,13 @@ def counts(verdicts: pd.Series) -> dict[str, int]:
 def missing(runs: Mapping[str, Any]) -> str:
     """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
 
-    The cost is that of one run after another as `estimates` knows it; runs like nothing stored are named.
+    The cost is that of one run after another as `estimates` knows it; runs like nothing stored are named, and those
+    that cannot be planned yet.
     """
     if not runs["missing"]:
         return ""
-    text = f"{runs['missing']} of {runs['total']} runs are not there"
+    later = f", and {runs['later']} more cannot be planned before them" if runs.get("later") else ""
+    text = f"{runs['missing']} of {runs['total']} runs are not there{later}"
     unknown = runs.get("missing_unknown", runs["missing"])
     if unknown == runs["missing"]:
         return f"{text}, nothing like them is stored to tell their time from"

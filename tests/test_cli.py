@@ -188,6 +188,17 @@ def test_status_counts_what_is_stored_here_or_published(deepnets: Deepnets, proj
     assert "quick" not in deepnets("status", "--profile", "paper")[1]
 
 
+@pytest.mark.parametrize("line", ["<<<<<<< HEAD", "[1]"])
+def test_status_passes_a_damaged_published_line_over(deepnets: Deepnets, project: Path, line: str) -> None:
+    file = project / "records" / "02_good.jsonl"
+    store.write_records(file, [finish(RUN)])
+    file.write_text(file.read_text() + line + "\n")
+    make_list(project / "reports" / "quick", "02_good", [RUN])
+    with pytest.warns(UserWarning, match="02_good"):
+        code, out, _ = deepnets("status")
+    assert code == 0 and "1 runs, 0 missing" in out
+
+
 def test_list_shows_what_the_notebooks_declare(deepnets: Deepnets) -> None:
     code, out, _ = deepnets("list", "2")
     assert code == 0 and out.startswith("02_good  About 02_good\n") and "01_raising" not in out

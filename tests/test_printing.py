@@ -27,10 +27,12 @@ def test_a_comparison_leaves_out_what_is_missing() -> None:
 
 def test_an_effect_has_its_unit_and_an_open_interval_one_end() -> None:
     line = {"protocol": "", "verdict": "too few runs", "low": np.nan, "high": None, "effect": np.nan, "unit": "ratio"}
+    line["note"] = ""
     assert printing.verdict([line | {"n": 0}]) == "too few runs" and printing.effect(line) == ("", "")
     line |= {"protocol": "as_coded", "verdict": "supported", "effect": 1.23456, "low": 0.5, "high": np.inf, "n": 3}
     assert printing.effect(line) == printing.effect(line | {"high": None}) == ("1.23 ratio", "at least 0.5")
     assert printing.verdict([line]) == "as_coded: supported, 1.23 ratio (95 %: at least 0.5; n = 3)"
+    assert printing.effect(line | {"note": "exact", "low": 1.2, "high": 1.2})[1] == "", "no interval of two numbers"
     assert printing.interval(-np.inf, 2.0) == "at most 2.00"
 
 

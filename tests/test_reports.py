@@ -374,6 +374,9 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
         row["summary"] = row["summary"] | {"runs": runs}
     page = html.index_page("quick", rows, notebooks=True)
     assert "4 of 18 runs are not there; they take about 3.0 h one after another, without 2 that nothing" in page
+    rows[0]["summary"]["runs"]["later"] = 5
+    page = html.index_page("quick", rows, notebooks=True)
+    assert "4 of 18 runs are not there, and 5 more cannot be planned before them; they take" in page
 
 
 def old_page_stays(folder: Path, study: str) -> None:
@@ -491,9 +494,10 @@ finally:
     assert not list((project / "reports" / "quick").glob("*.html"))
 
 
-def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"study": "02_', "[]"])
+def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_whole.json").write_text('{"study": "01_whole"}')
-    (tmp_path / "02_cut.json").write_text('{"study": "02_')
+    (tmp_path / "02_cut.json").write_text(text)
     with pytest.warns(UserWarning, match="02_cut.json is not used"):
         assert summaries.read_all(tmp_path) == [{"study": "01_whole"}]
     assert not (tmp_path / "02_cut.json").exists() and len(list(tmp_path.iterdir())) == 2

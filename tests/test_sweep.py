@@ -394,5 +394,14 @@ def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store
     strange = [sized(100, 1, "other"), sized(100, 1, "fitted")]
     other, fitted = estimates(strange, store.results(), lambda run: operations[run.model.name])
     assert other == pytest.approx(40) and fitted != fitted
+    deeper = dataclasses.replace(sized(100, 1), model=Spec("fine", 1, (("layers", 3),)))
+
+    def layers(run: Run) -> float:
+        return 50.0 * dict(run.model.options).get("layers", 1)
+
+    assert estimates([deeper], store.results(), layers)[0] == pytest.approx(30)
+    assert estimates([deeper], store.results(), lambda run: float("nan"))[0] == pytest.approx(10)
+    store.put(dataclasses.replace(result_of(sized(100, 2), wall_seconds=0.1), status="diverged", diverged_at_step=1))
+    assert estimates([sized(100, 3)], store.results())[0] == pytest.approx(10), "a diverged run took no whole training"
     store.put(result_of(sized(100, 1), wall_seconds=0.0))
     assert estimates([sized(100, 1, "other")], store.results(), lambda run: 50.0)[0] == pytest.approx(0.001)

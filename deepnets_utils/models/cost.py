@@ -50,8 +50,12 @@ def training_operations(run: Run) -> float:
     """
     if run.learning_rate is None:
         return math.nan
+    return (3 * _once(run.model) + (_once(run.teacher.model) if run.teacher else 0)) * images_seen(run)
+
+
+@cache
+def _once(model: Spec) -> float:
     try:
-        passes = 3 * cost(run.model)[1] + (cost(run.teacher.model)[1] if run.teacher else 0)
+        return float(cost(model)[1])
     except Exception:  # a notebook's own network raises what it likes, and a page must not fail for a price
         return math.nan
-    return float(passes * images_seen(run))

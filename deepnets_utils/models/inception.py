@@ -12,20 +12,9 @@ class ResidualInception(Inception):
     sum is not rectified: what the branches give and what the identity adds is not negative.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        ch1x1: int,
-        ch3x3red: int,
-        ch3x3: int,
-        ch5x5red: int,
-        ch5x5: int,
-        pool_proj: int,
-        *,
-        kernel: int,
-        residual: str,
-    ) -> None:
-        super().__init__(in_channels, ch1x1, ch3x3red, ch3x3, ch5x5red, ch5x5, pool_proj)
+    def __init__(self, in_channels: int, *channels: int, kernel: int, residual: str) -> None:
+        super().__init__(in_channels, *channels)
+        ch1x1, _, ch3x3, ch5x5red, ch5x5, pool_proj = channels
         if kernel != 3:
             self.branch3[1] = BasicConv2d(ch5x5red, ch5x5, kernel_size=kernel, padding=kernel // 2)
         out_channels = ch1x1 + ch3x3 + ch5x5 + pool_proj
