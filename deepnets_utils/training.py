@@ -64,7 +64,7 @@ def train(
             path, outcome = "estimator", fit_estimator(run, task, splits)
         else:
             path, place = "loop", torch.device(device)
-            check_batches(run, splits)
+            check_parts(run, task, splits)
             batches = Batches(run)
             if run.teacher is not None:
                 batches.teacher, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
@@ -108,11 +108,20 @@ def make_network(run: Run, device: torch.device) -> nn.Module:
     return network.to(device, memory_format=torch.channels_last)
 
 
-def check_batches(run: Run, splits: dict[str, Split]) -> None:
-    """Raise ValueError where the run's network cannot take a batch of its splits, before anything is trained.
+def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
+    """Raise ValueError where a run's parts do not fit together, before anything is trained.
 
-    Tried without numbers, on the meta device: images that are too small, other channels, one image left for batch norm.
+    Of a batch the network is tried without numbers, on the meta device: images that are too small, other channels, one
+    image left for batch norm.
     """
+    distillation = getattr(task, "distillation", None)
+    if distillation is not None and bool(distillation) != (run.teacher is not None):
+        has = f"distillation {distillation!r} and {'a' if run.teacher else 'no'} teacher"
+        raise ValueError(
+            f"a student needs a teacher and its task a distillation, other runs have neither; this has {has}"
+        )
+    if run.keep_best and "validation" not in splits:
+        raise ValueError("keep_best needs a task with a validation split and an error")
     for name, split in splits.items():
         training = name == "train" or run.evaluation_mode == "train"
         for size in {min(run.batch_size, len(split)), len(split) % run.batch_size or run.batch_size}:

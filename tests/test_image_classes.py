@@ -139,6 +139,13 @@ def test_best_weights_are_tested_beside_the_last() -> None:
     assert plain.history["train_loss"] == result.history["train_loss"] and "selected_epoch" not in plain.metrics
 
 
+def test_a_student_needs_a_teacher_and_a_distillation() -> None:
+    with pytest.raises(ValueError, match="distillation 'kl' and no teacher"):
+        train(make_run(options={"distillation": "kl"}))
+    with pytest.raises(ValueError, match="distillation '' and a teacher"):
+        train(make_run(teacher=make_run()))
+
+
 def test_keep_best_needs_validation_images() -> None:
     with pytest.raises(ValueError, match="keep_best needs a task with a validation split"):
         train(make_run(keep_best=True, options={"validation_size": 0}))
