@@ -3,10 +3,10 @@
 import copy
 import math
 from functools import cache
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepnets_utils.estimates import images_seen
 from deepnets_utils.models import build_model
@@ -22,25 +22,15 @@ def cost(spec: Spec, input_shape: tuple[int, ...] = (3, 32, 32)) -> tuple[int, i
 
 
 def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Return the multiply-adds of all Conv2d and Linear modules for one input of `input_shape` (without batch).
+    """Return the multiply-adds of all convolutions and matrix products for one input of `input_shape` (without batch).
 
     Counted in a forward pass in training mode, so with auxiliary classifiers, of a copy of the network on the meta
     device: nothing is computed, nothing is changed.
     """
-    counted = 0
-
-    def count(layer: Any, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-        nonlocal counted
-        counted += outputs.numel() * layer.weight[0].numel()
-
     copied = copy.deepcopy(network).to("meta").train()
-    for layer in copied.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.forward = lambda features: features  # not counted, and most of the time on the meta device
-    copied(torch.empty(1, *input_shape, device="meta"))
-    return counted
+    with FlopCounterMode(display=False) as counter:
+        copied(torch.empty(2, *input_shape, device="meta"))  # two: batch norm takes no single image
+    return counter.get_total_flops() // 4
 
 
 def training_operations(run: Run) -> float:
