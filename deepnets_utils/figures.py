@@ -16,6 +16,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from torch import nn
 
+from deepnets_utils.runs import Run
+
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 plt.rcParams |= {
     "figure.dpi": 110,
@@ -66,11 +68,11 @@ def embedded(png: bytes, title: str, alt: str) -> HTML:
 class LiveCurve:
     """Draws one history while a run trains, as `on_epoch` of `training.train`.
 
-    metric: name in the history. epochs: length of the axis. live: redraw in place; else only `draw` at the end.
+    metric: name in the history. live: redraw in place; else only `draw` at the end.
     """
 
-    def __init__(self, metric: str, epochs: int, live: bool) -> None:
-        self.metric, self.epochs = metric, epochs
+    def __init__(self, run: Run, metric: str, live: bool) -> None:
+        self.run, self.metric = run, metric
         self._handle = display(self.draw({}), display_id=True) if live else None
 
     def __call__(self, epoch: int, history: Mapping[str, Sequence[float]]) -> None:
@@ -82,13 +84,15 @@ class LiveCurve:
         figure, axes = plt.subplots(figsize=(6, 3))
         values = history.get(self.metric, [])
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3)
-        axes.set(xlim=(0, self.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "))
+        axes.set(xlim=(0, self.run.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "))
         if min(values, default=0) > 0:
             axes.set_yscale("log")
-        said = f"{self.metric.replace('_', ' ')} over {len(values)} of {self.epochs} epochs"
+        said = f"{self.metric.replace('_', ' ')} over {len(values)} of {self.run.epochs} epochs"
         picture = rendered(figure, "png")
         plt.close(figure)
-        return embedded(picture, said, said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else ""))
+        return embedded(
+            picture, f"{said}: {self.run}", said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else "")
+        )
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:

@@ -151,7 +151,7 @@ class Study:
         result = self.store.get(run)
         taught = run.teacher is None or self.store.has_weights(run.teacher)
         live = watched() and result is None and taught  # a sweep trains the teacher first
-        curve = LiveCurve(metric, run.epochs, live=live)
+        curve = LiveCurve(run, metric, live=live)
         if result is None and self.train == "missing":
             if live:
                 from deepnets_utils.training import train
