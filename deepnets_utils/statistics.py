@@ -268,14 +268,17 @@ def _note(question: Question) -> str:
     missing = [ref for ref, values in cells.items() if values.size == 0]
     if len(missing) == sum(":" in ref for ref in cells):
         return "not run"
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    notes = [f"missing: {', '.join(missing[:3])}{more}"] if missing else []
+    few: dict[str, list[str]] = {"missing": missing, "n = 0": [], "n = 1": []}
+    notes = []
     for ref, values in cells.items():
         finished = int(np.isfinite(values).sum())
         if finished < values.size:
             notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
         if values.ndim and values.size and finished < 2:
-            notes.append(f"n = {finished}: {ref}")
+            few[f"n = {finished}"].append(ref)
+    for word, refs in few.items():
+        more = f" and {len(refs) - 3} more" if len(refs) > 3 else ""
+        notes += [f"{word}: {', '.join(refs[:3])}{more}"] if refs else []
     return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
 
 
