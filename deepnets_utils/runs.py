@@ -42,6 +42,7 @@ PositiveFloat = Annotated[float, Limits(above=0)]
 NonNegativeFloat = Annotated[float, Limits(0)]
 
 Allowed = list[tuple[type, Container | None, str]]
+WORDS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text", type(None): "None"}
 
 
 def allowed(annotation: Any) -> Allowed:
@@ -57,7 +58,7 @@ def allowed(annotation: Any) -> Allowed:
     kind, values = parts if typing.get_origin(annotation) is Annotated else (annotation, None)
     if kind is float:
         values = values or Limits()
-    return [(kind, values, f"{'a finite number' if kind is float else kind.__name__}{values or ''}")]
+    return [(kind, values, f"{WORDS.get(kind, kind.__name__)}{values or ''}")]
 
 
 def coerce(value: Any, kinds: Allowed, where: str) -> Any:

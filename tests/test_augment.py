@@ -263,7 +263,7 @@ def test_each_image_is_changed_on_its_own(name: str, channels: int) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("flip_crop", {"padding": -1}, "'padding' .* must be int from 0, not -1"),
+        ("flip_crop", {"padding": -1}, "'padding' .* must be an integer from 0, not -1"),
         ("flip_rotate_crop_jitter", {"rotation": 181}, "'rotation' .* must be a finite number from 0 to 180, not 181"),
         ("flip_rotate_crop_jitter", {"smallest_scale": 0}, "must be a finite number above 0 to 1, not 0"),
         ("flip_rotate_crop_jitter", {"jitter": 1.5}, "must be a finite number from 0 to 1, not 1.5"),

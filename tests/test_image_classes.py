@@ -85,7 +85,7 @@ def test_grey_images_padded_and_repeated() -> None:
         ({"classes": "cat,dog"}, "classes must be different numbers"),
         ({"channels": 1}, "option 'channels' of task 'image_classes' must be one of 0, 3, not 1"),
         ({"temperature": 0.0}, "'temperature' .* must be a finite number above 0, not 0.0"),
-        ({"pad": -1}, "'pad' .* must be int from 0, not -1"),
+        ({"pad": -1}, "'pad' .* must be an integer from 0, not -1"),
     ],
 )
 def test_impossible_options(options: dict, words: str) -> None:

@@ -205,15 +205,15 @@ def test_pooling_before_the_relu_is_the_relu_before_pooling() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("ConvRegressor", {"extra_layers": -1}, "'extra_layers' .* must be int from 0, not -1"),
+        ("ConvRegressor", {"extra_layers": -1}, "'extra_layers' .* must be an integer from 0, not -1"),
         (
             "ConvRegressor",
             {"extra_layers": 1.5},
-            "option 'extra_layers' of model 'ConvRegressor' must be int from 0, not 1.5",
+            "option 'extra_layers' of model 'ConvRegressor' must be an integer from 0, not 1.5",
         ),
         ("ConvRegressor", {"depth": 3}, "has no option 'depth'; its options are: extra_layers"),
-        ("MLPRegressor", {"hidden1": 0}, "'hidden1' .* must be int from 1, not 0"),
-        ("MLPRegressor", {"hidden2": -5}, "'hidden2' .* must be int from 1, not -5"),
+        ("MLPRegressor", {"hidden1": 0}, "'hidden1' .* must be an integer from 1, not 0"),
+        ("MLPRegressor", {"hidden2": -5}, "'hidden2' .* must be an integer from 1, not -5"),
         ("MLPRegressor", {"hidden": 5}, "has no option 'hidden'; its options are: hidden1, hidden2"),
     ],
 )

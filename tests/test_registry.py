@@ -122,7 +122,7 @@ def test_another_version_of_a_model_is_not_built() -> None:
     ("options", "message"),
     [
         ({"kernel": 4}, "option 'kernel' of model 'GoogLeNet' must be one of 3, 5, not 4"),
-        ({"auxiliary": 1}, "option 'auxiliary' of model 'GoogLeNet' must be bool, not 1"),
+        ({"auxiliary": 1}, "option 'auxiliary' of model 'GoogLeNet' must be True or False, not 1"),
         ({"size": 3}, "model 'GoogLeNet' has no option 'size'; its options are: kernel, residual, auxiliary, stem"),
     ],
 )
@@ -158,9 +158,7 @@ def test_a_spec_is_tried_out_once() -> None:
     assert tried == [(1, None), (1, 1.0)]
     with pytest.raises(ValueError, match="thing 'thing' cannot be made with {'size': 3}: size is above 2"):
         registry.spec("thing", size=3)
-    with pytest.raises(
-        ValueError, match="option 'speed' of thing 'thing' must be a finite number or NoneType, not 'fast'"
-    ):
+    with pytest.raises(ValueError, match="option 'speed' of thing 'thing' must be a finite number or None, not 'fast'"):
         registry.spec("thing", speed="fast")
 
 

@@ -159,7 +159,7 @@ def test_a_range_test_is_a_learning_rate_of_its_own() -> None:
     again = Run.from_json(json.loads(json.dumps(runs[1].to_json())))
     assert again == runs[1] and again.digest == runs[1].digest
     with pytest.raises(
-        ValueError, match="number above 0 or one of 'range_test', 'range_test_per_rate' or NoneType, not 'rangetest'"
+        ValueError, match="number above 0 or one of 'range_test', 'range_test_per_rate' or None, not 'rangetest'"
     ):
         changed(learning_rate="rangetest")
     with pytest.raises(ValueError, match="epochs >= 1 and batch_size >= 1, .* not range_test, 0 and 100"):
@@ -229,7 +229,7 @@ def test_json_there_and_back(name: str) -> None:
         ({"optimizer": "adamw"}, "optimizer must be one of 'adam', 'sgd', 'rmsprop', not 'adamw'"),
         ({"momentum": 0.9}, "momentum is of the optimizer sgd"),
         ({"precision": "float16"}, "precision must be one of 'float32', 'bfloat16'"),
-        ({"schedule": "plateau"}, "schedule must be Spec or NoneType"),
+        ({"schedule": "plateau"}, "schedule must be Spec or None"),
         ({"teacher": changed(dataset="digits_28")}, "share the split"),
         ({"shuffle": "never"}, "shuffle must be one of 'every_epoch', 'once'"),
         ({"evaluation_mode": "test"}, "evaluation_mode must be one of 'eval', 'train'"),
@@ -246,13 +246,13 @@ def test_json_there_and_back(name: str) -> None:
         ({"l1": -1e-4}, "l1 must be a finite number from 0"),
         ({"l1": True}, "l1 must be a finite number from 0, not True"),
         ({"epochs": 0}, "epochs >= 1"),
-        ({"epochs": -1}, "epochs must be int from 0, not -1"),
-        ({"epochs": 2.0}, "epochs must be int"),
+        ({"epochs": -1}, "epochs must be an integer from 0, not -1"),
+        ({"epochs": 2.0}, "epochs must be an integer"),
         ({"batch_size": 0}, "batch_size >= 1"),
-        ({"seed": -1}, "seed must be int from 0"),
-        ({"seed": "1"}, "seed must be int"),
-        ({"seed": True}, "seed must be int"),
-        ({"data_seed": None}, "data_seed must be int"),
+        ({"seed": -1}, "seed must be an integer from 0"),
+        ({"seed": "1"}, "seed must be an integer"),
+        ({"seed": True}, "seed must be an integer"),
+        ({"data_seed": None}, "data_seed must be an integer"),
         ({"model": "Net"}, "model must be Spec"),
         ({"task": None}, "task must be Spec"),
     ],
@@ -278,7 +278,7 @@ def test_a_misspelt_field_is_no_run() -> None:
         (MODELS, "LeNet5", {"dropout": "a"}, "option 'dropout' of model 'LeNet5' must be a finite number, not 'a'"),
         (MODELS, "LeNet5", {"dropout": 1.5}, "cannot be made with {'dropout': 1.5}"),
         (MODELS, "LeNet5", {"dropout": math.nan}, "must be a finite number"),
-        (MODELS, "LeNet5", {"sharing": 1}, "must be bool, not 1"),
+        (MODELS, "LeNet5", {"sharing": 1}, "must be True or False, not 1"),
         (
             MODELS,
             "constant",
@@ -286,16 +286,16 @@ def test_a_misspelt_field_is_no_run() -> None:
             "'statistic' of model 'constant' must be one of 'zero', 'mean', 'median', not 'mode'",
         ),
         (MODELS, "constant", {"fit_on": "validation"}, "must be one of 'train', 'test'"),
-        (MODELS, "nearest_neighbours", {"neighbours": 0}, "must be int from 1, not 0"),
-        (MODELS, "gradient_boosting", {"trees": 0}, "must be int from 1, not 0"),
+        (MODELS, "nearest_neighbours", {"neighbours": 0}, "must be an integer from 1, not 0"),
+        (MODELS, "gradient_boosting", {"trees": 0}, "must be an integer from 1, not 0"),
         (TASKS, "pairs", {}, "no task is called 'pairs'; there are: digit_pairs, .*pixel_statistic"),
         (TASKS, "digit_pairs", {"aux": 1.0}, "its options are: auxiliary, train_size, test_size, test_inputs"),
         (TASKS, "digit_pairs", {"auxiliary": -1}, "must be a finite number from 0, not -1"),
-        (TASKS, "digit_pairs", {"train_size": 0}, "must be int from 1, not 0"),
-        (TASKS, "digit_pairs", {"train_size": 2.5}, "must be int"),
+        (TASKS, "digit_pairs", {"train_size": 0}, "must be an integer from 1, not 0"),
+        (TASKS, "digit_pairs", {"train_size": 2.5}, "must be an integer"),
         (TASKS, "digit_pairs", {"test_inputs": "scaled"}, "must be one of 'standardised', 'raw', not 'scaled'"),
         (TASKS, "pixel_statistic", {"statistic": "mode"}, "must be one of 'mean', 'median', 'std', not 'mode'"),
-        (TASKS, "pixel_statistic", {"train_size": -1}, "must be int from 0, not -1"),
+        (TASKS, "pixel_statistic", {"train_size": -1}, "must be an integer from 0, not -1"),
     ],
 )
 def test_impossible_specs(registry: object, name: str, options: dict, words: str) -> None:

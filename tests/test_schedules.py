@@ -103,9 +103,9 @@ def test_steps_of_4_percent() -> None:
     ("name", "options", "message"),
     [
         ("plateau", {"factor": 1.0}, "'factor' .* must be a finite number above 0 to below 1, not 1.0"),
-        ("plateau", {"patience": -1}, "'patience' .* must be int from 0, not -1"),
+        ("plateau", {"patience": -1}, "'patience' .* must be an integer from 0, not -1"),
         ("plateau", {"patient": 1}, "its options are: factor, patience, on"),
-        ("steps", {"every": 0}, "'every' .* must be int from 1, not 0"),
+        ("steps", {"every": 0}, "'every' .* must be an integer from 1, not 0"),
         ("cosine", {}, "no schedule is called 'cosine'; there are: plateau, steps"),
     ],
 )
