@@ -34,7 +34,6 @@ def estimates(
     same name are compared by their operations, and a run like nothing stored takes what the quickest result of a task
     of the same name would need for its own.
     """
-
     finished = (result for result in results if result.status == "finished")  # one that diverged took less
     results = list(itertools.islice(finished, SAMPLE))
     alike: dict[tuple, list[Result]] = collections.defaultdict(list)
@@ -53,9 +52,9 @@ def estimates(
 
     def price(run: Run) -> float:
         *same, named = _kinds(run)
-        known = operations is not None and not math.isnan(operations(run))
         if kind := next((kind for kind in same if kind in alike), None):
             return pace(kind, images_seen) * images_seen(run)
+        known = operations is not None and not math.isnan(operations(run))  # asked for last: it builds the network
         if named in alike:
             work = operations if known else images_seen
             return pace(named, work) * work(run)
