@@ -2,6 +2,9 @@
 
 A small network leaves a GPU idle between its kernels. R of them take the same kernels once, on tensors R times as
 large: a convolution with R groups, a batched matrix product, batch norm over all their channels side by side.
+
+torch.vmap of functional_call would do it in a few lines, with the same numbers and, without batch norm, in the
+same time; with batch norm a step took 1.3 to 1.4 times as long (10 replicas, on a CPU).
 """
 
 import functools

@@ -126,22 +126,21 @@ class Study:
         return summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
 
     def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
-        """Return the Results of cells of runs, after training those that are not stored (with train "missing")."""
-        runs = [run for group in cells.values() for run in group]
-        self._runs |= {run.digest: run for run in runs}
-        missing = self._missing(runs)
+        """Return the Results of cells of runs, after training those that are not stored (with train "missing").
+
+        The first run of every cell comes first, then the second: interrupted, all cells have about as many.
+        """
+        rounds = itertools.zip_longest(*cells.values())
+        runs = {run.digest: run for group in rounds for run in group if run is not None}
+        self._runs |= runs
+        missing = sum(self.store.get(run) is None for run in runs.values())
         options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
-        results = sweep(runs, store=self.store, train=self.train, title=title, **options)
-        self._trained += missing - len(
-            {run.digest for run, result in zip(runs, results, strict=True) if result is None}
-        )
-        left = iter(results)
-        swept = Cells({label: [next(left) for _ in group] for label, group in cells.items()}, cells)
+        results = sweep(runs.values(), store=self.store, train=self.train, title=title, **options)
+        self._trained += missing - results.count(None)
+        found = dict(zip(runs, results, strict=True))
+        swept = Cells({label: [found[run.digest] for run in group] for label, group in cells.items()}, cells)
         self._sweeps[title] = swept
         return swept
-
-    def _missing(self, runs: Sequence[Run]) -> int:
-        return sum(self.store.get(run) is None for run in {run.digest: run for run in runs}.values())
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""

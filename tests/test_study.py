@@ -16,6 +16,7 @@ from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.study import Study
 
 NAME = "05_siamese_ablation"
+PROVENANCE = {"wall_seconds": 30.0, "cpu_seconds": 20.0, "device": "x", "data_fingerprint": CANONICAL["digits_28"]}
 
 
 @pytest.fixture(autouse=True)
@@ -220,8 +221,7 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
 def test_missing_runs_say_what_they_would_cost(output):
     runs = {label: [digits_run(seed) for seed in seeds] for label, seeds in (("a", (0, 1)), ("b", (2,)))}
     made = study(profile="smoke", train="never")
-    provenance = {"wall_seconds": 30.0, "cpu_seconds": 20.0, "device": "x", "data_fingerprint": CANONICAL["digits_28"]}
-    made.store.put(Result(run=runs["a"][0], status="finished", metrics={"m": 1.0}, provenance=provenance))
+    made.store.put(Result(run=runs["a"][0], status="finished", metrics={"m": 1.0}, provenance=PROVENANCE))
     other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
     made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
     shown = made.finish().data
@@ -238,3 +238,16 @@ def test_a_study_without_runs_finishes(output):
     assert made.finish().data == "No runs of its own."
     assert json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]["total"] == 0
     assert (output / f"reports/smoke/{NAME}.runs.jsonl").read_text() == ""
+
+
+def test_a_sweep_begins_with_the_first_run_of_every_cell(output):
+    made, runs = study(profile="smoke", train="never"), [digits_run(seed) for seed in range(5)]
+    for run in runs[1:]:
+        made.store.put(Result(run=run, status="finished", metrics={"loss": float(run.seed)}, provenance=PROVENANCE))
+    swept = made.sweep({("a", ""): runs[:2], ("b", ""): [runs[2], runs[2]], ("c", ""): runs[3:]}, title="all")
+    assert {label: values.tolist() for label, values in swept.metric("loss").items()} == {
+        ("a", ""): [1.0], ("b", ""): [2.0, 2.0], ("c", ""): [3.0, 4.0],
+    }  # fmt: skip
+    made.finish()
+    lines = (output / f"reports/smoke/{NAME}.runs.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("seed", 0) for line in lines] == [0, 2, 3, 1, 4]
