@@ -30,6 +30,23 @@ def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pyte
     assert "no sharing" not in text and "not printed" not in text
 
 
+def test_claims_that_are_decided_are_shown_and_the_others_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    numbers = {"effect": -2.256, "low": -3.08, "high": -1.44, "unit": "points", "n": 10, "note": ""}
+    verdicts = [
+        ("Dropout hurts", "as_coded", "contradicted"),
+        ("Sharing helps", "", "supported"),
+        ("A", "", "undecided"),
+    ]
+    claims = [dict(zip(("statement", "protocol", "verdict"), texts, strict=True)) | numbers for texts in verdicts]
+    (tmp_path / "reports/paper").mkdir(parents=True)
+    (tmp_path / "reports/paper/05_pairs.json").write_text(json.dumps({"study": "05_pairs", "claims": claims}))
+    text = readme.claims()
+    assert "| 05 | Dropout hurts (as_coded) | contradicted | -2.26 points | -3.08 to -1.44 | 10 |" in text
+    assert "| 05 | Sharing helps | supported |" in text and "| A |" not in text
+    assert "1 are undecided with the runs that there are, 0 have too few runs" in text
+
+
 def test_the_committed_benchmark_has_every_network_and_stands_in_the_readme():
     found = json.loads(readme.BENCHMARK.read_text())
     assert list(dict.fromkeys(row["network"] for row in found["rows"])) == list(CASES)
