@@ -163,6 +163,12 @@ def test_code_is_shown_or_not(good) -> None:
     assert "secret_code" not in page and "profile: str" not in page and "42" in page and "<math" in page
 
 
+def test_pages_of_another_scale_than_the_documents_say_so(good) -> None:
+    for page in ("01_good.html", "index.html"):
+        assert "Profile quick is not the documents' own scale" in (good.folder / page).read_text().replace("&#39;", "'")
+    assert "own scale" not in html.index_page("paper", [], notebooks=True)
+
+
 def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
     index = (good.folder / "index.html").read_text()
     assert '<span class="word ok">' in index and "Never run" in index and '<span class="word not">not run' in index
