@@ -26,8 +26,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
 RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
 SHORT = 24  # characters of a row's label
+OPEN_LINES = 15  # of code; a longer cell is folded, but for the parameters
 WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
 WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
+SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -58,8 +60,15 @@ class PageExporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield the filters of the templates by name."""
         yield from super().default_filters()
-        yield "highlight_code", Highlight2HTML(pygments_lexer="ipython3", parent=self)
+        yield "highlight_code", self.highlighted
         yield "clean_html", lambda text: text
+
+    def highlighted(self, source: str, metadata: Mapping[str, Any]) -> str:
+        """Return a cell's code in colours, folded where it is long, so that results stand below the text."""
+        code, lines = Highlight2HTML(pygments_lexer="ipython3", parent=self)(source), source.count("\n") + 1
+        if lines <= OPEN_LINES or "parameters" in metadata.get("tags", []):
+            return code
+        return f"<details><summary>{lines} lines of code</summary>{code}</details>"
 
     def from_notebook_node(self, *args: Any, **settings: Any) -> tuple[str, dict[str, Any]]:
         """Return the cells as HTML, and nbconvert's resources."""
@@ -112,6 +121,7 @@ def study_page(
         banners=banners,
         seconds=seconds,
         versions=versions(),
+        sections=[(Markup(anchor), Markup(title)) for anchor, title in SECTION.findall(content)],
         content=Markup(content),
     )
 

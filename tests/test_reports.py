@@ -163,6 +163,19 @@ def test_code_is_shown_or_not(good) -> None:
     assert "secret_code" not in page and "profile: str" not in page and "42" in page and "<math" in page
 
 
+def test_long_code_is_folded_but_not_the_parameters_and_sections_are_listed(tmp_path: Path) -> None:
+    short, long = ("\n".join(f"{name} = {k}" for k in range(lines)) for name, lines in (("a", 15), ("b", 16)))
+    cells = [new_markdown_cell("# Title\n## What & why\ntext"), new_code_cell(short), new_code_cell(long)]
+    cells.append(new_code_cell(long.replace("b", "c"), metadata={"tags": ["parameters"]}))
+    page = html.study_page(
+        new_notebook(cells=cells), tmp_path, SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}, 1, False
+    )
+    folded = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)
+    assert [summary for summary, _ in folded] == ["16 lines of code"] and folded[0][1].count(">b<") == 16
+    assert page.count(">a<") == 15 and page.count(">c<") == 16
+    assert '<a href="#What-&amp;-why">What &amp; why</a>' in page and 'id="What-&amp;-why"' in page
+
+
 def test_pages_of_another_scale_than_the_documents_say_so(good) -> None:
     for page in ("01_good.html", "index.html"):
         assert "Profile quick is not the documents' own scale" in (good.folder / page).read_text().replace("&#39;", "'")
