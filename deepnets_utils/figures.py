@@ -98,8 +98,9 @@ class LiveCurve:
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
     """Return a figure of images, grey [H, W] or in colours [H, W, 3], six a row, with a title each."""
     columns = 6
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.8 * rows), squeeze=False)
+    rows, (height, width) = -(-len(images) // columns), images[0].shape[:2]
+    size = 1.5 * columns, (1.5 * height / width + 0.3) * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for place in axes.flat:
         place.axis("off")
         place.set(xticks=[], yticks=[])  # even unseen they cost most of the drawing's time
