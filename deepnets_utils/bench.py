@@ -8,6 +8,7 @@ import itertools
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import Run
 from deepnets_utils.tasks import build_task
 from deepnets_utils.training import train
-from deepnets_utils.workers import WorkerProcess, resolve, take_workers
+from deepnets_utils.workers import InProcess, WorkerProcess, resolve, take_workers
 
 REPLICA_EPOCHS = 30  # replicas are quick: their time has to stand out of the start's
 LOSS_TOLERANCE = 0.05  # measured: rounding moves the median by 0.0001 to 0.01, a rate 2 % higher by 0.05 to 0.3
@@ -89,22 +90,32 @@ def by_replicas(runs: Sequence[Run], device: str) -> list[Timed]:
     return [Timed(seconds, outcome["history"]["train_loss"][-1]) for outcome in outcomes]
 
 
-def make_ways(workers: Sequence[WorkerProcess], cuda: bool) -> list[Way]:
-    """Return the ways of this machine; a network's first one on a device is what the others there are compared with."""
+def one_by_one(process: Executor, train_one: Callable[..., Timed], device: str, runs: Sequence[Run]) -> list[Timed]:
+    """Train runs one after the other in a process."""
+    return [process.submit(train_one, run, device).result() for run in runs]
+
+
+def make_ways(workers: Sequence[WorkerProcess], other: Executor, cuda: bool) -> list[Way]:
+    """Return the ways of this machine; a network's first one on a device is what the others there are compared with.
+
+    other: a process for the opponents, in which this package sets nothing (threads, memory, number formats).
+    """
     small, middle, large = ([n for n, c in CASES.items() if c.fewer == fewer] for fewer in (1, 10, 100))
+    here = InProcess()
     ways = [
-        Way(OPPONENT, "cpu", 1, lambda runs: [by_lightning(run) for run in runs], small),
-        Way("plain loop", "cpu", 1, lambda runs: [by_plain_loop(run) for run in runs], list(CASES)),
-        Way("package, one run", "cpu", 1, lambda runs: [by_package(run) for run in runs], list(CASES)),
+        Way(OPPONENT, "cpu", 1, partial(one_by_one, other, by_lightning, "cpu"), small),
+        Way("plain loop", "cpu", 1, partial(one_by_one, other, by_plain_loop, "cpu"), list(CASES)),
+        Way("package, one run", "cpu", 1, partial(one_by_one, here, by_package, "cpu"), list(CASES)),
     ]
     for taken, names in ((workers, small + middle), (workers[:LARGE_AT_ONCE], large)):
         title = f"package, {len(taken)} processes"
         ways.append(Way(title, "cpu", len(taken), lambda runs, taken=taken: by_workers(runs, taken), names))
     if cuda:
-        ways.append(Way(OPPONENT, "cuda", 1, lambda runs: [by_lightning(run, "cuda") for run in runs], small))
-        for title, train_one in (("plain loop", by_plain_loop), ("package, one run", by_package)):
-            call = partial(lambda train_one, runs: [train_one(run, "cuda") for run in runs], train_one)
-            ways.append(Way(title, "cuda", 1, call, middle + large))
+        ways += [
+            Way(OPPONENT, "cuda", 1, partial(one_by_one, other, by_lightning, "cuda"), small),
+            Way("plain loop", "cuda", 1, partial(one_by_one, other, by_plain_loop, "cuda"), middle + large),
+            Way("package, one run", "cuda", 1, partial(one_by_one, here, by_package, "cuda"), middle + large),
+        ]
         for count in (1, 10, 30):
             title = f"package, {count} replicas"
             ways.append(Way(title, "cuda", count, lambda runs: by_replicas(runs, "cuda"), small))
@@ -229,12 +240,12 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
     names = list(CASES)
     first = make_run(datasets[CASES[names[0]].dataset], names[0], 1, 0)
     provenance = train(first).provenance
-    workers = take_workers(resolve("cpu", 0)[1])
+    other, *workers = take_workers(1 + resolve("cpu", 0)[1])
     try:
         by_workers([first] * len(workers), workers)  # imports and data: later no worker trains beside an idle one
-        rows = summarise(measure(make_ways(workers, cuda), datasets, rounds, steps))
+        rows = summarise(measure(make_ways(workers, other, cuda), datasets, rounds, steps))
     finally:
-        for worker in workers:
+        for worker in (other, *workers):
             worker.shutdown(wait=False)
     packages = {name: version(name) for name in ("torchvision", "lightning")}
     packages |= {name: provenance[name] for name in ("torch", "python", "deepnets_utils")}

@@ -27,7 +27,8 @@ from deepnets_utils.runs import Run
 from deepnets_utils.tasks import Split, build_task
 
 CONDITIONS = (
-    "DataLoader without worker processes, float32, PyTorch's default number of threads. Regression: torchvision's "
+    "A process of their own, in which this package sets nothing: PyTorch's default number of threads, the system's "
+    "default allocator. DataLoader without worker processes, float32. Regression: torchvision's "
     "FashionMNIST with ToTensor, target computed from the image, Adam. Classes: torchvision's CIFAR10 with "
     "transforms.v2 of each picture. Lightning: default Trainer with its default logger, loss logged once an epoch, no "
     "progress bar, model summary or checkpoints"

@@ -15,6 +15,7 @@ from deepnets_utils.bench import OPPONENT, Measurement, by_package, by_replicas,
 from deepnets_utils.opponents import Pictures, Timed, by_lightning, by_plain_loop, prepare
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.tasks import build_task
+from deepnets_utils.workers import InProcess
 
 MEASURED = [
     Measurement("Base", OPPONENT, "cpu", 20.0, {0: 0.5}),
@@ -153,15 +154,15 @@ def test_rounds_are_interleaved_and_seconds_are_per_thousand_steps():
 
 
 def test_without_cuda_there_are_no_ways_for_it():
-    assert {way.device for way in bench.make_ways([], cuda=False)} == {"cpu"}
-    ways = bench.make_ways([], cuda=True)
+    assert {way.device for way in bench.make_ways([], InProcess(), cuda=False)} == {"cpu"}
+    ways = bench.make_ways([], InProcess(), cuda=True)
     counts = {name: [w.count for w in ways if w.device == "cuda" and name in w.networks] for name in bench.CASES}
     assert counts["Base"] == [1, 1, 10, 30]
     assert counts["GoogLeNet"] == counts["Teacher-1"] == [1, 1]
 
 
 def test_not_every_core_takes_a_large_network_at_once():
-    ways = [way for way in bench.make_ways([None] * 64, cuda=False) if "processes" in way.name]
+    ways = [way for way in bench.make_ways([None] * 64, InProcess(), cuda=False) if "processes" in way.name]
     counts = {name: [way.count for way in ways if name in way.networks] for name in bench.CASES}
     assert counts["Base"] == counts["Teacher-1"] == [64]
     assert counts["VGG19"] == [bench.LARGE_AT_ONCE]
