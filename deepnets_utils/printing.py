@@ -33,6 +33,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "verdict": line["verdict"],
             **dict(zip(("effect", "95 %"), effect(line), strict=True)),
             "n": line["n"],
+            "p": _p_value(line),
             "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
         }
         for line in lines
@@ -46,8 +47,17 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
         number, ends = effect(line)
-        texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']})" if ends else ""))
+        rank = "most opposite" if line["verdict"] == "contradicted" else "weakest"
+        of = f"; the {rank} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
+        texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']}{of})" if ends else ""))
     return "; ".join(texts) or "not judged here"
+
+
+def _p_value(line: Mapping[str, Any]) -> str:
+    """Return the corrected p-value of a verdict, of an undecided one the smaller; "" where nothing could be tested."""
+    sides = {"supported": line["p_supported"], "contradicted": line["p_contradicted"]}
+    p = sides.get(line["verdict"], min(sides.values()))
+    return "" if line["n"] < 2 else f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def effect(line: Mapping[str, Any]) -> tuple[str, str]:

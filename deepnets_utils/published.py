@@ -194,8 +194,7 @@ def _only(rows: pd.DataFrame, column: str, wanted: str, where: str = "") -> pd.D
 
 
 def claims_table(ids: Sequence[str]) -> pd.DataFrame:
-    """Return the statements of some claims for display, with their place in the document."""
+    """Return the statements of some claims for display, with their place in the document ("" of our own)."""
     found = [claim(id) for id in ids]
-    return pd.DataFrame(
-        {"in the document": [c.where for c in found]}, pd.Index([c.statement for c in found], name="claim")
-    )
+    places = ["" if c.statement.startswith("(ours)") else c.where for c in found]
+    return pd.DataFrame({"in the document": places}, pd.Index([c.statement for c in found], name="claim"))

@@ -223,6 +223,7 @@ class Study:
         for verdict in statistics.judge(questions):
             claim = statements[verdict.id]
             about = {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
+            about["comparisons"] = len(claim.pairs)
             if verdict.scale == "difference":
                 points = claim.metric.endswith(("accuracy", "error"))
                 about["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"

@@ -1,5 +1,6 @@
 """The notebooks themselves: each runs whole in smoke, its exercises are solved, printed numbers come out."""
 
+import ast
 import io
 import json
 import re
@@ -14,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from deepnets_utils import data, published
 from deepnets_utils.cells import Cells
 from deepnets_utils.models import build_model, model
-from deepnets_utils.parameters import notebook_path, reads_others, study_names
+from deepnets_utils.parameters import notebook_path, read_parameters, reads_others, study_names
 from deepnets_utils.reports import make_report, make_reports
 from deepnets_utils.runs import Run
 from deepnets_utils.store import Store
@@ -67,6 +68,31 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
     assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
     assert (folder / f"{study}.html").stat().st_size > 50_000
+
+
+class Stores(ast.NodeVisitor):
+    """The names that a cell itself assigns to, not those of its functions and comprehensions."""
+
+    def __init__(self):
+        self.names = set()
+
+    def visit_Name(self, node):
+        self.names |= {node.id} if isinstance(node.ctx, ast.Store) else set()
+
+    def leave_out(self, node):
+        pass
+
+    visit_FunctionDef = visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = leave_out
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_no_cell_changes_a_parameter(study):
+    # The cells above it, run once more, would take what it left behind.
+    found = Stores()
+    for cell in json.loads(notebook_path(study).read_text())["cells"]:
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
+            found.visit(ast.parse("".join(cell["source"])))
+    assert found.names and not found.names & set(read_parameters(notebook_path(study)))
 
 
 def exercises(study):

@@ -27,11 +27,16 @@ def test_a_comparison_leaves_out_what_is_missing() -> None:
 
 def test_an_effect_has_its_unit_and_an_open_interval_one_end() -> None:
     line = {"protocol": "", "verdict": "too few runs", "low": np.nan, "high": None, "effect": np.nan, "unit": "ratio"}
-    line["note"] = ""
+    line |= {"note": "", "comparisons": 1}
     assert printing.verdict([line | {"n": 0}]) == "too few runs" and printing.effect(line) == ("", "")
     line |= {"protocol": "as_coded", "verdict": "supported", "effect": 1.23456, "low": 0.5, "high": np.inf, "n": 3}
     assert printing.effect(line) == printing.effect(line | {"high": None}) == ("1.23 ratio", "at least 0.5")
     assert printing.verdict([line]) == "as_coded: supported, 1.23 ratio (95 %: at least 0.5; n = 3)"
+    several = printing.verdict([line | {"comparisons": 12}])
+    assert several == "as_coded: supported, 1.23 ratio (95 %: at least 0.5; n = 3; the weakest of 12 comparisons)"
+    assert printing.verdict([line | {"comparisons": 2, "verdict": "contradicted"}]).endswith(
+        "most opposite of 2 comparisons)"
+    )
     assert printing.effect(line | {"note": "exact", "low": 1.2, "high": 1.2})[1] == "", "no interval of two numbers"
     assert printing.interval(-np.inf, 2.0) == "at most 2.00"
 
@@ -40,3 +45,11 @@ def test_a_mean_and_an_interval_in_words() -> None:
     assert printing.mean([1.0, 2.0, 3.0]) == "2.00 ± 1.00" and printing.mean([1.0, np.nan], ".1f") == "1.0"
     assert printing.mean([]) == printing.mean([np.nan]) == printing.interval(np.nan, np.nan) == ""
     assert printing.interval(-1.0, 2.5, ".1f") == "-1.0 to 2.5"
+
+
+def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller() -> None:
+    line = {"statement": "a", "protocol": "", "verdict": "supported", "effect": 1.0, "low": 0.5, "high": 2.0, "n": 3}
+    line |= {"unit": "ratio", "note": "", "pair": "x vs y", "p_supported": 0.0312, "p_contradicted": 0.9}
+    others = [{"verdict": "contradicted", "p_contradicted": 1e-5}, {"verdict": "undecided", "p_contradicted": 0.02}]
+    shown = printing.verdicts([line, *(line | other for other in others), line | {"n": 1, "verdict": "too few runs"}])
+    assert list(shown["p"]) == ["0.031", "< 0.001", "0.02", ""]
