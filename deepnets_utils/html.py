@@ -151,6 +151,8 @@ def align(text: str) -> str:
     if 'class="dataframe"' not in text:
         return text
     page = BeautifulSoup(text, "html.parser")
+    for style in page.select("style[scoped]"):
+        style.decompose()  # browsers take it for the whole page
     for table in page.select("table.dataframe"):
         for cell in table.find_all("td", string="NaN"):
             cell.string = ""

@@ -134,9 +134,9 @@ def compare(
     verdict: "missing" where nothing ran, "too few runs" below two finished ones (unless exact), "" where
     nothing is published, else "agrees" or "differs". Ours agrees when it rounds to the printed digits (half
     a unit either way). Unless exact, it also does when Welch's 95 % interval of ours - published holds 0; a
-    published mean without spread, or of one run or an unknown number, borrows our spread. The printed
-    digits are those of the CSV's text; of a value noted as approximate, those before its trailing zeros
-    (5000000.0: 4.5 to 5.5 million).
+    published mean without spread, or of one run or an unknown number, borrows our spread, which takes three runs:
+    two that happen to be close would decide for both sides. The printed digits are those of the CSV's text; of a
+    value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5 million).
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     rows = _only(results(source, table), "metric", metric, f" in {source} {table}")
@@ -164,7 +164,9 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool) -> str:
         return ""
     if ours.n + ours.diverged == 0:
         return "missing"
-    if ours.n < 2 and not exact:
+    spread, n = cell["spread"], 1 if pd.isna(cell["n"]) else int(cell["n"])
+    borrowed = math.isnan(spread) or n < 2
+    if ours.n < (3 if borrowed else 2) and not exact:
         return "too few runs"
     printed = Decimal(cell["printed"])
     digits = printed.normalize() if cell["note"].startswith("approximate") else printed
@@ -173,8 +175,7 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool) -> str:
         return "agrees"
     if exact:
         return "differs"
-    spread, n = cell["spread"], 1 if pd.isna(cell["n"]) else int(cell["n"])
-    if math.isnan(spread) or n < 2:
+    if borrowed:
         error, dof = ours.spread * math.sqrt(1 / ours.n + 1 / n), ours.n - 1
     else:
         error, dof = welch(ours.spread**2, ours.n, spread**2, n)

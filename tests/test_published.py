@@ -228,6 +228,14 @@ def test_a_mean_without_spread_borrows_ours(shift, word):
     assert verdicts(frame)["Teacher-1", "labels"] == word
 
 
+@pytest.mark.parametrize(("n", "words"), [(2, ["differs", "too few runs"]), (3, ["differs", "differs"])])
+def test_two_runs_decide_only_beside_a_printed_spread(n, words):
+    with_spread = compare({("Net", "sharing, aux"): [20.0, 20.2, 20.1][:n]}, "siamese", "table1", "test_error")
+    without = compare({("Teacher-1", "labels"): [50.0, 50.2, 50.1][:n]}, "distillation", "table5", "test_accuracy")
+    found = verdicts(with_spread)["Net", "sharing, aux"], verdicts(without)["Teacher-1", "labels"]
+    assert list(found) == words
+
+
 def test_identical_runs_agree_where_they_round_to_the_printed_digits():
     values = {
         ("ResNet18", "epoch of convergence"): [9, 9, 9],

@@ -318,6 +318,7 @@ def test_in_tables_words_stand_to_the_left_and_numbers_to_the_right() -> None:
     wide = pd.DataFrame([[1, "word"]], columns=pd.MultiIndex.from_tuples([("top", "a"), ("top", "b")]))
     assert BeautifulSoup(html.align(wide.to_html()), "html.parser").select("td.text")[0].get_text() == "word"
     assert "dataframe" in html.align(pd.DataFrame().to_html())
+    assert "style scoped" in frame._repr_html_() and "<style" not in html.align(frame._repr_html_())
 
 
 def test_a_formula_that_cannot_be_read_is_shown_as_it_is_written() -> None:
