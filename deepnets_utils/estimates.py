@@ -30,9 +30,9 @@ def estimates(
 
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
     same model, else with a model of the same name, and a task of the same name, whatever device they ran on. An
-    estimator counts as one epoch. operations: multiply-adds of a training, NaN where unknown. With it models of the
-    same name are compared by their operations, and a run like nothing stored takes what the quickest result of a task
-    of the same name would need for its own.
+    estimator counts as one epoch. operations: multiply-adds of a training, NaN where unknown. With it a run whose
+    model is not stored takes what the quickest result of a task of the same name would need for its multiply-adds:
+    many small runs beside it do not change the price of a large one.
     """
     finished = (result for result in results if result.status == "finished")  # one that diverged took less
     results = list(itertools.islice(finished, SAMPLE))
@@ -42,8 +42,8 @@ def estimates(
             alike[kind].append(result)
 
     @functools.cache
-    def pace(kind: tuple, work: Callable[[Run], float]) -> float:
-        return statistics.median(_seconds(result) / work(result.run) for result in alike[kind])
+    def pace(kind: tuple) -> float:
+        return statistics.median(_seconds(result) / images_seen(result.run) for result in alike[kind])
 
     @functools.cache
     def speed(task: str) -> float:
@@ -53,12 +53,10 @@ def estimates(
     def price(run: Run) -> float:
         *same, named = _kinds(run)
         if kind := next((kind for kind in same if kind in alike), None):
-            return pace(kind, images_seen) * images_seen(run)
-        known = operations is not None and not math.isnan(operations(run))  # asked for last: it builds the network
-        if named in alike:
-            work = operations if known else images_seen
-            return pace(named, work) * work(run)
-        return operations(run) / speed(run.task.name) if known else math.nan
+            return pace(kind) * images_seen(run)
+        if operations is not None and not math.isnan(operations(run)):  # asked for last: it builds the network
+            return operations(run) / speed(run.task.name)
+        return pace(named) * images_seen(run) if named in alike else math.nan
 
     return [price(run) for run in runs]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.statistics import difference_interval, summary
@@ -34,7 +35,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             **dict(zip(("effect", "95 %"), effect(line), strict=True)),
             "n": line["n"],
             "p": _p_value(line),
-            "note": "; ".join(filter(None, (f"decided by {line['pair']}" if line["n"] else "", line["note"]))),
+            "note": note(line),
         }
         for line in lines
     ]
@@ -47,10 +48,18 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
         number, ends = effect(line)
-        rank = "most opposite" if line["verdict"] == "contradicted" else "weakest"
-        of = f"; the {rank} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
+        of = f"; the {_rank(line)} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
         texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']}{of})" if ends else ""))
     return "; ".join(texts) or "not judged here"
+
+
+def note(line: Mapping[str, Any]) -> str:
+    """Return which comparison a verdict's effect is of, and what is missing or diverged."""
+    return "; ".join(filter(None, (f"{_rank(line)}: {line['pair']}" if line["n"] else "", line["note"])))
+
+
+def _rank(line: Mapping[str, Any]) -> str:
+    return "most opposite" if line["verdict"] == "contradicted" else "weakest"
 
 
 def _p_value(line: Mapping[str, Any]) -> str:
@@ -73,6 +82,23 @@ def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
     table = pd.DataFrame(findings, columns=["finding", "what is wrong", "what changes without it"])
     styled = table.style.format(escape="html").hide().set_properties(**left)
     return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
+
+
+def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
+    """Return a table of the lines that have runs, and how many wait for theirs.
+
+    lines: label -> column -> what stands there. One has runs where "n" or "diverged" is above 0; without a column "n",
+    where anything stands in it. names: of the labels' parts.
+    """
+    filled = {
+        label: line
+        for label, line in lines.items()
+        if (line["n"] or line.get("diverged") if "n" in line else any(line.values()))
+    }
+    waiting = f"{len(lines) - len(filled)} of {len(lines)} lines wait for runs; the cost of each cell ends the page."
+    text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
+    frame = pd.DataFrame(filled).T
+    return HTML(text + ((frame.rename_axis(names) if names else frame).to_html(na_rep="") if filled else ""))
 
 
 def mean(values: Sequence[float], form: str = ".2f") -> str:

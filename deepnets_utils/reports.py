@@ -4,36 +4,27 @@ reports/<profile>/ holds, for each study: what `study.finish()` wrote (<study>.j
 executed notebook and its page, and .<study>.report.json, which says how the executions went.
 """
 
-import contextlib
+import hashlib
 import json
-import logging
 import os
-import re
 import secrets
 import sys
 import threading
 import time
-import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
-import papermill.engines
 from filelock import FileLock
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.paths import jupyter_runtime_dir
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 
 from deepnets_utils import html, paths
+from deepnets_utils.execution import execute, keep_failed
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import (
     check_parameters,
@@ -47,9 +38,6 @@ from deepnets_utils.parameters import (
 from deepnets_utils.progress import duration
 from deepnets_utils.summaries import read, read_all, write_text
 
-FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
-LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,51 +47,6 @@ class Outcome:
     folder: Path
     error: str
     seconds: float
-
-
-class ThisPython(AsyncKernelManager):
-    """Starts the kernel with the Python that runs this, whatever kernels the user's machine knows as python3."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-        file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
-        if os.name == "posix" and len(file) < LONGEST_SOCKET:
-            # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
-            self.transport = "ipc"
-            self.connection_file = file
-
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-        """End the kernel and its processes; after Ctrl-C once it has finished what is training."""
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and self.has_kernel:
-            await self.interrupt_kernel()
-            client = self.client()
-            client.start_channels()
-            with contextlib.suppress(RuntimeError):  # it took too long, or is gone
-                await client.wait_for_ready(timeout=FINISH_SECONDS)
-            client.stop_channels()
-        if now or not self.has_kernel:
-            await super().shutdown_kernel(now=now, restart=restart)
-            return
-        # The base class interrupts the kernel first, and an idle one may log that as an error.
-        await self.request_shutdown(restart=restart)
-        await self.finish_shutdown(restart=restart)
-        await self.cleanup_resources(restart=restart)
-
-
-class SavesOnce(papermill.engines.NBClientEngine):
-    """Executes a notebook and saves it at the end, also after an error; papermill saves twice a cell."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, *args: Any, **settings: Any) -> None:
-        save, nb_man.save = nb_man.save, lambda **_: None
-        try:
-            super().execute_managed_notebook(nb_man, *args, **settings)
-        finally:
-            nb_man.save = save
-
-
-papermill.engines.papermill_engines.register("saves once", SavesOnce)
 
 
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
@@ -121,9 +64,9 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     partial = folder / f".{study}.partial.ipynb"
     _say(f"{study}, {folder.name}: running")
     with FileLock(folder / f".{study}.lock"):
-        started, token = time.monotonic(), secrets.token_hex(8)
+        started, token, source = time.monotonic(), secrets.token_hex(8), _digest(notebook)
         try:
-            error = _execute(notebook, partial, given, token)
+            error = execute(notebook, partial, given, token)
             seconds = time.monotonic() - started
             summary = read(folder / f"{study}.json")
             if not error and summary.get("token") != token:
@@ -140,7 +83,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
                 os.replace(partial, folder / f"{study}.ipynb")
                 (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
             elif partial.exists():
-                _keep_failed(partial, folder / f"{study}.failed.ipynb", error)
+                keep_failed(partial, folder / f"{study}.failed.ipynb", error)
         finally:
             partial.unlink(missing_ok=True)
         note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
@@ -148,7 +91,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         if error:
             report = {"page": read(record).get("page"), "failure": {"error": error, **note}}
         else:
-            report = {"page": {"token": token, **note}, "failure": None}
+            report = {"page": {"token": token, "notebook": source, **note}, "failure": None}
         write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
     _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
@@ -213,8 +156,8 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     """Return what the index says of a study in reports/<profile>: all from the files in that folder.
 
     status: "ok", "failed", "not run", where the notebook wrote its numbers without a report "no page" or "older page",
-    and "older than others" of a page that reads what other studies have written anew since. page and failure: time and
-    seconds, or None. summary: what `study.finish()` wrote, or {}.
+    "older notebook" where it was edited since, and "older than others" of a page that reads what other studies have
+    written anew since. page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
     report, summary = read(folder / f".{study}.report.json"), read(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
@@ -224,6 +167,8 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         status = "no page" if summary else "not run"
     else:
         status = "ok" if summary.get("token") == page["token"] else "older page"
+        source = _digest(notebook_path(study))
+        status = "older notebook" if status == "ok" and page.get("notebook", source) != source else status
         if status == "ok" and reads_others(notebook_path(study)):
             newest = max(datetime.fromisoformat(other["finished_at"]) for other in read_all(folder))
             status = "ok" if datetime.fromisoformat(summary["finished_at"]) >= newest else "older than others"
@@ -239,6 +184,10 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         "failure": report.get("failure"),
         "summary": summary,
     }
+
+
+def _digest(notebook: Path) -> str:
+    return hashlib.sha256(notebook.read_bytes()).hexdigest()
 
 
 def write_zip(folder: Path) -> Path:
@@ -261,73 +210,6 @@ def write_zip(folder: Path) -> Path:
 
     write_whole(target, write)
     return target
-
-
-def _execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
-    """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
-    with TemporaryDirectory(prefix="deepnets-") as runtime:
-        settings = {
-            "DEEPNETS_REPORT_TOKEN": token,
-            "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there
-            "DEEPNETS_DATA": str(paths.data_root()),
-            "JUPYTER_RUNTIME_DIR": runtime,
-        }
-        try:
-            with _environment(settings):
-                papermill.execute_notebook(
-                    notebook,
-                    partial,
-                    dict(given),
-                    engine_name="saves once",
-                    kernel_name="python3",
-                    language="python",
-                    kernel_manager_class=ThisPython,
-                    cwd=paths.NOTEBOOKS,  # where JupyterLab runs it
-                    progress_bar=False,
-                    stderr_file=sys.stderr,
-                )
-        except PapermillExecutionError as error:
-            text = f"{error.ename}: {error.evalue}"
-        except KeyboardInterrupt:
-            # The cell's task ends with the kernel, and nobody is left to ask for its error.
-            logging.getLogger("asyncio").disabled = True
-            raise
-        except DeadKernelError:
-            text = "the kernel died: the system ended it (out of memory?), or a library crashed"
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-        else:
-            text = ""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
-    return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else "".join(lines)
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _keep_failed(partial: Path, target: Path, error: str) -> None:
-    """Keep the executed part of a notebook, with the error at its top.
-
-    papermill marks only the cells that raised; after a dead kernel it calls every cell completed.
-    """
-    try:
-        executed = nbformat.read(partial, as_version=4)
-    except ValueError:  # cut short, on a full disk
-        os.replace(partial, target)
-        return
-    text = f"**This execution failed.** {html.escape(error)}"
-    executed.cells.insert(0, nbformat.v4.new_markdown_cell(text))
-    write_text(target, nbformat.writes(executed))
 
 
 def _profile_row(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import ast
 import io
 import json
 import re
+from html import escape
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -68,6 +70,17 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
     assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
     assert (folder / f"{study}.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", study_names())
+def test_each_link_of_a_page_leads_somewhere(study, smoke):
+    folder = smoke[0]
+    for link in BeautifulSoup((folder / f"{study}.html").read_text(), "html.parser").find_all("a", href=True):
+        file, _, section = unquote(link["href"]).partition("#")
+        target = (folder / file) if file else folder / f"{study}.html"
+        assert target.exists(), link
+        assert not section or f'id="{escape(section, quote=False)}"' in target.read_text(), link
 
 
 class Stores(ast.NodeVisitor):

@@ -53,3 +53,14 @@ def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller
     others = [{"verdict": "contradicted", "p_contradicted": 1e-5}, {"verdict": "undecided", "p_contradicted": 0.02}]
     shown = printing.verdicts([line, *(line | other for other in others), line | {"n": 1, "verdict": "too few runs"}])
     assert list(shown["p"]) == ["0.031", "< 0.001", "0.02", ""]
+
+
+def test_lines_without_runs_are_counted_and_not_shown() -> None:
+    line = {"error": 0.5, "n": 2}
+    lines = {"trained": line, "waiting": line | {"n": 0}, "diverged": {"error": "", "n": 0, "diverged": 1}, "empty": {}}
+    shown = printing.with_runs(lines, "network").data
+    assert all(word in shown for word in ("network", "trained", "diverged", "2 of 4 lines wait"))
+    assert "waiting" not in shown and "empty" not in shown
+    timed = printing.with_runs({("trained", 1e-3): {"time": "1 s"}, ("empty", 1e-2): {}}).data
+    assert "trained" in timed and "empty" not in timed
+    assert printing.with_runs({}).data == "" and "<table" not in printing.with_runs({"empty": {}}).data

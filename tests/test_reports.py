@@ -18,7 +18,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepnets_utils import html, paths, reports, summaries
+from deepnets_utils import execution, html, paths, reports, summaries
 from deepnets_utils.parameters import Parameter, ParameterError, read_parameters, read_title, report_folder
 
 FORK = get_context("fork")  # as make_reports has it: papermill is imported already
@@ -249,6 +249,16 @@ def test_numbers_written_by_hand_make_the_page_an_older_one(project: Path) -> No
     assert reports.study_row(folder, "01_good")["status"] == "not run"
 
 
+def test_a_page_says_that_its_notebook_was_edited_since(project: Path) -> None:
+    write_notebook("01_good", GOOD)
+    folder = reports.make_report("1", {}).folder
+    assert reports.study_row(folder, "01_good")["status"] == "ok"
+    write_notebook("01_good", [*GOOD, "1 + 1"])
+    reports.write_indexes(folder)
+    assert reports.study_row(folder, "01_good")["status"] == "older notebook"
+    assert "edited since" in (folder / "index.html").read_text()
+
+
 def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path) -> None:
     folder = shutil.copytree(good.folder, tmp_path / "quick")
     reader = nbformat.read(paths.NOTEBOOKS / "01_good.ipynb", as_version=4)
@@ -257,6 +267,9 @@ def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(g
     try:
         for file in ("{}.html", "{}.json", ".{}.report.json"):
             shutil.copy(folder / file.format("01_good"), folder / file.format("03_reader"))
+        record = json.loads((folder / ".03_reader.report.json").read_text())
+        del record["page"]["notebook"]  # the copy's page was made from another notebook
+        (folder / ".03_reader.report.json").write_text(json.dumps(record))
         assert reports.study_row(folder, "03_reader")["status"] == "ok"
         anew = json.loads((folder / "01_good.json").read_text()) | {"finished_at": "2025-01-02T03:04:06+01:00"}
         (folder / "01_good.json").write_text(json.dumps(anew))
@@ -274,7 +287,7 @@ def test_an_interrupt_leaves_everything_as_it_was(project: Path, monkeypatch: py
         shutil.copy(notebook, partial)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
+    monkeypatch.setattr(execution.papermill, "execute_notebook", interrupt)
     before = {path.name: path.read_bytes() for path in (project / "reports" / "quick").iterdir()}
     with pytest.raises(KeyboardInterrupt):
         reports.make_report("1", {})
@@ -408,9 +421,9 @@ def test_a_cell_that_takes_too_long_is_a_failure(project: Path, monkeypatch: pyt
     write_notebook("01_slow", ["# Slow", "import time; time.sleep(60)"])
     folder = project / "reports" / "quick"
     older_page(folder, "01_slow")
-    execute = reports.papermill.execute_notebook
+    execute = execution.papermill.execute_notebook
     monkeypatch.setattr(
-        reports.papermill, "execute_notebook", lambda *args, **options: execute(*args, execution_timeout=1, **options)
+        execution.papermill, "execute_notebook", lambda *args, **options: execute(*args, execution_timeout=1, **options)
     )
     outcome = reports.make_report("1", {})
     assert "CellTimeoutError" in outcome.error and reports.study_row(folder, "01_slow")["status"] == "failed"
@@ -535,5 +548,5 @@ def test_a_damaged_notebook_is_named_and_does_not_stop_others(project: Path) -> 
 
 def test_a_notebook_cut_short_is_kept_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "partial").write_text('{"cells": [')  # as a full disk leaves it
-    reports._keep_failed(tmp_path / "partial", tmp_path / "01_a.failed.ipynb", "OSError: no space left")
+    execution.keep_failed(tmp_path / "partial", tmp_path / "01_a.failed.ipynb", "OSError: no space left")
     assert (tmp_path / "01_a.failed.ipynb").read_text() == '{"cells": ['

@@ -116,7 +116,7 @@ EXPECTED = {
     "ResNet_unshared": "2580c2c41e37d876",
     "constant": "0b94a2a7348d174a",
     "constant_zero": "a5ee46eb5da3604b",
-    "linear": "a072431996d29923",
+    "linear": "d48c46730b2b714c",
     "neighbours": "ec8e53ff13642a65",
     "boosting": "db2c52114d1f05f8",
     "conv_range_test": "149603a6a5b29f9f",

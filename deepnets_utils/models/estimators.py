@@ -80,14 +80,16 @@ def constant(
     return Constant(statistic, fit_on)
 
 
-@register_model(version=1)
+@register_model(version=2)
 def linear_regression() -> Estimator:
-    """Return ordinary least squares on the pixels."""
+    """Return ordinary least squares on the pixels, in float64: of the mean task float32 would leave its rounding."""
 
     def build() -> Any:
         from sklearn.linear_model import LinearRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import FunctionTransformer
 
-        return LinearRegression()
+        return make_pipeline(FunctionTransformer(np.float64), LinearRegression())
 
     return Regressor(build)
 

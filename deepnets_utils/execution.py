@@ -1,0 +1,139 @@
+"""One execution of a notebook by papermill, in a kernel of this Python."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+import papermill.engines
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.paths import jupyter_runtime_dir
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from deepnets_utils import paths
+from deepnets_utils.summaries import write_text
+
+FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
+LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts the kernel with the Python that runs this, whatever kernels the user's machine knows as python3."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+        file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
+        if os.name == "posix" and len(file) < LONGEST_SOCKET:
+            # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
+            self.transport = "ipc"
+            self.connection_file = file
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel and its processes; after Ctrl-C once it has finished what is training."""
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and self.has_kernel:
+            await self.interrupt_kernel()
+            client = self.client()
+            client.start_channels()
+            with contextlib.suppress(RuntimeError):  # it took too long, or is gone
+                await client.wait_for_ready(timeout=FINISH_SECONDS)
+            client.stop_channels()
+        if now or not self.has_kernel:
+            await super().shutdown_kernel(now=now, restart=restart)
+            return
+        # The base class interrupts the kernel first, and an idle one may log that as an error.
+        await self.request_shutdown(restart=restart)
+        await self.finish_shutdown(restart=restart)
+        await self.cleanup_resources(restart=restart)
+
+
+class SavesOnce(papermill.engines.NBClientEngine):
+    """Executes a notebook and saves it at the end, also after an error; papermill saves twice a cell."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, *args: Any, **settings: Any) -> None:
+        save, nb_man.save = nb_man.save, lambda **_: None
+        try:
+            super().execute_managed_notebook(nb_man, *args, **settings)
+        finally:
+            nb_man.save = save
+
+
+papermill.engines.papermill_engines.register("saves once", SavesOnce)
+
+
+def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
+    """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
+    with TemporaryDirectory(prefix="deepnets-") as runtime:
+        settings = {
+            "DEEPNETS_REPORT_TOKEN": token,
+            "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there
+            "DEEPNETS_DATA": str(paths.data_root()),
+            "JUPYTER_RUNTIME_DIR": runtime,
+        }
+        try:
+            with _environment(settings):
+                papermill.execute_notebook(
+                    notebook,
+                    partial,
+                    dict(given),
+                    engine_name="saves once",
+                    kernel_name="python3",
+                    language="python",
+                    kernel_manager_class=ThisPython,
+                    cwd=paths.NOTEBOOKS,  # where JupyterLab runs it
+                    progress_bar=False,
+                    stderr_file=sys.stderr,
+                )
+        except PapermillExecutionError as error:
+            text = f"{error.ename}: {error.evalue}"
+        except KeyboardInterrupt:
+            # The cell's task ends with the kernel, and nobody is left to ask for its error.
+            logging.getLogger("asyncio").disabled = True
+            raise
+        except DeadKernelError:
+            text = "the kernel died: the system ended it (out of memory?), or a library crashed"
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+        else:
+            text = ""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
+    return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else "".join(lines)
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def keep_failed(partial: Path, target: Path, error: str) -> None:
+    """Keep the executed part of a notebook, with the error at its top.
+
+    papermill marks only the cells that raised; after a dead kernel it calls every cell completed.
+    """
+    try:
+        executed = nbformat.read(partial, as_version=4)
+    except ValueError:  # cut short, on a full disk
+        os.replace(partial, target)
+        return
+    text = f"**This execution failed.** {escape(error)}"
+    executed.cells.insert(0, nbformat.v4.new_markdown_cell(text))
+    write_text(target, nbformat.writes(executed))
