@@ -4,12 +4,15 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import nbformat
@@ -17,6 +20,7 @@ import papermill.engines
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -82,7 +86,7 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             "JUPYTER_RUNTIME_DIR": runtime,
         }
         try:
-            with _environment(settings):
+            with _environment(settings), _interrupts_between_callbacks():
                 papermill.execute_notebook(
                     notebook,
                     partial,
@@ -122,6 +126,32 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interrupts_between_callbacks() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C only between two callbacks of nbclient's event loop.
+
+    Python raises it wherever it is; inside a callback from zmq's C code or a destructor it would be printed and lost.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    loop = ensure_event_loop()
+    # A loop that runs already, as in JupyterLab, waits for this; nbclient then takes one in another thread.
+    if not main or loop.is_running() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if loop.is_running():
+            loop.call_soon_threadsafe(signal.default_int_handler, number, frame)
+        else:
+            signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def keep_failed(partial: Path, target: Path, error: str) -> None:
