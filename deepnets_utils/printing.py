@@ -1,6 +1,6 @@
 """How a study's numbers are written for a reader: comparisons, verdicts, the audit, and one difference in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,10 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from deepnets_utils.runs import Run
 from deepnets_utils.statistics import difference_interval, summary
+
+Plan = Mapping[str, Mapping[tuple[str, ...], Sequence[Run]]]
 
 
 def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
@@ -99,6 +102,38 @@ def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
     text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
     frame = pd.DataFrame(filled).T
     return HTML(text + ((frame.rename_axis(names) if names else frame).to_html(na_rep="") if filled else ""))
+
+
+def plans(
+    paper: Plan, here: Plan, names: Sequence[str], pflop: Callable[[Run], float], stored: Collection[str]
+) -> HTML:
+    """Return a table of what the runs of two plans cost, in PFLOP (10^15 operations), and the sums in words.
+
+    paper, here: part -> label -> runs, of profile paper and of this one; a run that two parts share is counted in the
+    first. names: of part and label. pflop: of a run's training. stored: digests of the runs that are not missing.
+    """
+    lines, seen = {}, set()
+    for part, label, runs in ((part, label, runs) for part, cells in paper.items() for label, runs in cells.items()):
+        new = [run for run in runs if run.digest not in seen]
+        seen |= {run.digest for run in new}
+        own = here.get(part, {}).get(label, [])
+        if new:
+            lines[part, *label] = {
+                "PFLOP a run, paper": pflop(new[0]),
+                "runs, paper": len(new),
+                "PFLOP in all, paper": sum(map(pflop, new)),
+                "PFLOP a run, here": pflop(own[0]) if own else np.nan,
+                "runs here": len(own),
+                "missing here": sum(run.digest not in stored for run in own),
+            }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.index = pd.MultiIndex.from_tuples(lines, names=names)
+    total, lacking = table["PFLOP in all, paper"].sum(), (table["PFLOP a run, here"] * table["missing here"]).sum()
+    hours = f"{total / 0.02 / 3600:,.0f} h at a sustained 20 TFLOP/s, by arithmetic and not measured"
+    return HTML(
+        f"{table.to_html()}<p>Profile paper: {table['runs, paper'].sum()} runs, {total:,.0f} PFLOP; {hours}.</p>"
+        f"<p>Missing in this profile: {table['missing here'].sum()} runs, {lacking:.4g} PFLOP.</p>"
+    )
 
 
 def mean(values: Sequence[float], form: str = ".2f") -> str:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from bs4 import BeautifulSoup
 
 from deepnets_utils import printing
+from deepnets_utils.runs import Run, Spec
 from deepnets_utils.statistics import difference_interval
 
 
@@ -64,3 +66,21 @@ def test_lines_without_runs_are_counted_and_not_shown() -> None:
     timed = printing.with_runs({("trained", 1e-3): {"time": "1 s"}, ("empty", 1e-2): {}}).data
     assert "trained" in timed and "empty" not in timed
     assert printing.with_runs({}).data == "" and "<table" not in printing.with_runs({"empty": {}}).data
+
+
+def test_plans_count_a_shared_run_once_and_what_is_missing_here() -> None:
+    def runs(*seeds: int, epochs: int) -> list[Run]:
+        known = {"dataset": "digits_28", "task": Spec("t", 1), "model": Spec("m", 1), "learning_rate": 0.1}
+        return [Run(**known, epochs=epochs, batch_size=10, seed=seed) for seed in seeds]
+
+    paper = {"first": {("a", ""): runs(0, 1, epochs=30)}, "second": {("a", ""): runs(1, 2, epochs=30)}}
+    here = {"first": {("a", ""): runs(0, 1, epochs=2)}}
+    stored = {here["first"]["a", ""][0].digest}
+    page = printing.plans(paper, here, ("part", "row", "protocol"), lambda run: run.epochs / 10, stored).data
+    first, second = (
+        [cell.text for cell in row.select("td")] for row in BeautifulSoup(page, "html.parser").select("tbody tr")
+    )
+    # PFLOP a run, runs and PFLOP in all of profile paper; PFLOP a run, runs and missing ones here
+    assert [float(text) for text in first] == [3, 2, 6, 0.2, 2, 1]
+    assert [float(text) for text in second[:3]] == [3, 1, 3] and second[4:] == ["0", "0"]
+    assert "3 runs, 9 PFLOP" in page and "1 runs, 0.2 PFLOP" in page
