@@ -1,7 +1,8 @@
 """The same numbers in any order and any process, and those of the golden records.
 
 Golden is one run of each model, task and kind of each study's smoke profile. Where numbers change on purpose,
-`python tests/test_determinism.py LIST...` makes them anew from the lists of `deepnets plan --profile smoke`.
+`python tests/test_determinism.py LIST...` makes them anew from the lists of `deepnets plan --profile smoke`. Look at
+what it writes: a run that blew up (a loss of 1e8) repeats on no other CPU, so keep the old one in its place.
 """
 
 import json
