@@ -129,8 +129,8 @@ class Drivers:
                 continue
         return found
 
-    def assert_none_left(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def assert_none_left(self) -> None:
+        end = time.monotonic() + 15  # a busy machine's patience; what must not go on trains for longer
         while left := self.alive():
             assert time.monotonic() < end, left
             time.sleep(0.05)

@@ -256,7 +256,7 @@ def test_a_server_that_does_not_serve(
     start = time.monotonic()
     with pytest.raises(data.DataError) as caught:
         data.download(small)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert small in str(caught.value) and str(root) in str(caught.value)
     assert nothing_there(small, root)
     assert socket.getdefaulttimeout() is None
@@ -272,7 +272,7 @@ def test_no_server_is_noticed_at_once(small: str, root: Path, monkeypatch: pytes
     start = time.monotonic()
     with pytest.raises(data.DataError) as caught:
         data.download(small)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     for part in (nobody, "refused", *data.FILES[small], str(root / data.FOLDER[small]), "DEEPNETS_DATA"):
         assert part in str(caught.value)
 
@@ -286,7 +286,7 @@ def test_a_name_server_that_hangs(small: str, root: Path, monkeypatch: pytest.Mo
     start = time.monotonic()
     with pytest.raises(data.DataError, match=r"mirror\.invalid.*no answer within 0\.3 s"):
         data.download(small)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     release.set()
 
 
