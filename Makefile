@@ -9,7 +9,7 @@ SETUP := .venv/.complete
 
 help:
 	@echo "make report   train and show profile quick, then show paper; PROFILE=smoke|quick|paper for one of them,"
-	@echo "              STUDY=05 for one study, ARGS='--hide-code -p seeds=3' for options of deepnets report"
+	@echo "              STUDY=05 for one study, ARGS='--hide-code -p seeds=3' for what deepnets report takes besides"
 	@echo "make test     run the tests; ARGS='-k store' for options of pytest"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make data     check and download the data sets"

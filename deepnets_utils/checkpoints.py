@@ -43,9 +43,7 @@ class Progress:
                 self.history.setdefault(name, []).append(value)
 
     def keep_best(self, network: nn.Module) -> None:
-        """Keep a copy of the weights where the last epoch has the lowest validation error; ValueError without one."""
-        if "validation_error" not in self.history:
-            raise ValueError("keep_best needs a task with a validation split and an error")
+        """Keep a copy of the weights where the last epoch has the lowest validation error."""
         error = self.history["validation_error"][-1]
         if not self.best or error < self.best["error"]:
             self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
@@ -64,7 +62,7 @@ def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> No
         "parts": [part.state_dict() if part is not None else None for part in parts],
         "order_generator": progress.generator.get_state(),
         "torch_generator": torch.get_rng_state(),
-        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
     save_state(path, state)
 
@@ -93,8 +91,8 @@ def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bo
         setattr(progress, name, state[name])
     progress.seconds = tuple(state["seconds"])
     torch.set_rng_state(state["torch_generator"])
-    if state["cuda_generators"]:
-        torch.cuda.set_rng_state_all(state["cuda_generators"])
+    if state.get("cuda_generator") is not None:
+        torch.cuda.set_rng_state(state["cuda_generator"])
     return True
 
 

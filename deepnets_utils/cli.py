@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils import parameters, paths
-from deepnets_utils.datasets import FOLDER
+from deepnets_utils.datasets import FOLDER, DataError
 from deepnets_utils.estimates import estimate
 from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
@@ -52,7 +52,7 @@ def main() -> None:
     """Run the command line (entry point `deepnets`)."""
     try:
         app()
-    except (ParameterError, SweepTooLong, TrainingFailed, OSError) as error:
+    except (ParameterError, SweepTooLong, TrainingFailed, DataError, OSError) as error:
         print(f"deepnets: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, (ParameterError, SweepTooLong)) else 1)
     except SystemExit as end:
@@ -89,6 +89,8 @@ def report(
     if dask:
         use_cluster(dask)
     profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]
+    if not named and "data=embedded" in given:  # profile paper has none
+        profiles.pop()
     outcomes = _make([given + texts for texts in profiles], studies, hide_code)
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
         print(folder / "index.html")
@@ -127,15 +129,21 @@ def train(
 
     What is stored is left out. Several machines that share one runs/ folder may work on one list.
     """
+    from deepnets_utils.data import load
+
     if not (listed := [run for file in files for run in _read_runs(file)]):
         raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
     runs = [run for run in listed if not run.local]
     if len(runs) < len(listed):
         print(f"{len(listed) - len(runs)} runs use something that only their notebook defines", file=sys.stderr)
+    store = Store()
     if dask:
         use_cluster(dask)
+    else:  # said once here, and not by a worker for each run
+        for dataset in sorted({run.dataset for run in runs if store.get(run) is None}):
+            load(dataset)
     place = engine(*resolve(device or "auto", workers or 0))
-    sweep(runs, store=Store(), yes=yes, title=", ".join(file.stem for file in files), **place)
+    sweep(runs, store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
 
 
 @app.command()

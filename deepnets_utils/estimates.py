@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from deepnets_utils.runs import Result, Run
 
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits_28": 1_397, "digits_32": 1_397}
+# A task's train_size and validation_size where its options, which hold only what differs, do not name them.
+DEFAULT_SIZES = {"digit_pairs": (1_000, 0), "image_classes": (0, 10_000), "pixel_statistic": (0, 5_000)}
 SAMPLE = 2000  # stored results that an estimate looks at
 
 
@@ -62,8 +64,11 @@ def estimates(
 
 
 def images_seen(run: Run) -> int:
-    """Return how many training images a run sees; a task without a train_size counts as one that uses all."""
-    return max(1, run.epochs) * (dict(run.task.options).get("train_size") or TRAINING_IMAGES[run.dataset])
+    """Return how many training images a run sees; of a task that only a notebook knows, all of the data set's."""
+    train, validation = DEFAULT_SIZES.get(run.task.name, (0, 0))
+    options = dict(run.task.options)
+    left = TRAINING_IMAGES[run.dataset] - options.get("validation_size", validation)
+    return max(1, run.epochs) * (options.get("train_size", train) or left)
 
 
 def _seconds(result: Result) -> float:

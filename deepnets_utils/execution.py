@@ -86,7 +86,7 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             "JUPYTER_RUNTIME_DIR": runtime,
         }
         try:
-            with _environment(settings), _interrupts_between_callbacks():
+            with _environment(settings), _event_loop():
                 papermill.execute_notebook(
                     notebook,
                     partial,
@@ -129,17 +129,17 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_between_callbacks() -> Iterator[None]:
-    """Raise KeyboardInterrupt for Ctrl-C only between two callbacks of nbclient's event loop.
+def _event_loop() -> Iterator[None]:
+    """Give one execution its event loop, and raise KeyboardInterrupt only between two of the loop's callbacks.
 
     Python raises it wherever it is; inside a callback from zmq's C code or a destructor it would be printed and lost.
     """
-    main = threading.current_thread() is threading.main_thread()
     loop = ensure_event_loop()
     # A loop that runs already, as in JupyterLab, waits for this; nbclient then takes one in another thread.
-    if not main or loop.is_running() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if loop.is_running() or threading.current_thread() is not threading.main_thread():
         yield
         return
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if loop.is_running():
@@ -147,11 +147,14 @@ def _interrupts_between_callbacks() -> Iterator[None]:
         else:
             signal.default_int_handler(number, frame)
 
-    signal.signal(signal.SIGINT, interrupt)
+    if raises:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        loop.close()  # the next execution makes its own: processes forked from this one would all share it
 
 
 def keep_failed(partial: Path, target: Path, error: str) -> None:

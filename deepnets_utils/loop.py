@@ -50,7 +50,7 @@ def train_epoch(
     """Train one epoch in the order of `progress` and return each step's loss, float32 [steps], on the CPU.
 
     Of a task that counts hits, the error of the training images (in percent, as they passed) goes into the history,
-    of a run with gradient_steps the gradients' norms into `progress`. Nothing waits for the device inside the epoch.
+    of a run with gradient_steps the gradients' norms into `progress`. Else nothing in an epoch waits for the device.
     """
     network.train()
     steps = math.ceil(len(split) / run.batch_size)

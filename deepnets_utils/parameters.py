@@ -191,17 +191,17 @@ def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any
 
 
 def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the names and values of the parameters cell as it was run, and of the one that papermill put in.
+    """Return the names and values of the parameters cell as it was last run, and of the one that papermill put in.
 
     The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
     """
     found = {}
-    for source in namespace.get("In", []):
-        if source.startswith(("# Parameters\n", "profile: str")):
-            for node in ast.parse(source).body:
-                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-                if isinstance(target, ast.Name) and target.id in namespace:
-                    found[target.id] = namespace[target.id]
+    for beginning in ("# Parameters\n", "profile: str"):
+        source = next((cell for cell in reversed(namespace.get("In", [])) if cell.startswith(beginning)), "")
+        for node in ast.parse(source).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(target, ast.Name) and target.id in namespace:
+                found[target.id] = namespace[target.id]
     return found
 
 

@@ -33,26 +33,22 @@ def claims() -> str:
 
 
 def results() -> str:
-    """Return the Markdown of all tables of the paper report: a line a table, then every compared cell with runs."""
+    """Return the Markdown of all tables of the paper report: a line each, then every compared cell with runs."""
     overview, details = [], []
     for summary in summaries.read_all(_report()):
         number = summary["study"][:2]
         for table in summary["tables"]:
             lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
             frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
-            counts = []
-            for protocol, part in frame[frame["verdict"] != ""].groupby("protocol", sort=False):
-                waiting = int(part["verdict"].isin(["missing", "too few runs"]).sum())
-                text = f"{(part['verdict'] == 'agrees').sum()} of {len(part)}"
-                text += f" ({waiting} missing or too few runs)" if waiting else ""
-                counts.append(f"{protocol}: {text}" if protocol else text)
-            command = f"`make report STUDY={number} PROFILE=paper`"
-            overview.append([summary["study"], table["title"], command, "; ".join(counts)])
+            waiting = table["missing"] + table["too few runs"]
+            agree = f"{table['agrees']} of {table['cells']}"
+            agree += f" ({waiting} missing or too few runs)" if waiting else ""
+            overview.append([table["title"], f"`make report STUDY={number} PROFILE=paper`", agree])
             shown = (frame["verdict"] != "missing") & ((frame["verdict"] != "") | (frame["n"] != "0"))
             if len(stored := frame[shown]):
                 title = f"<details><summary>{number}, {table['title']}: every cell that has runs</summary>"
                 details.append(f"{title}\n\n{_cells(stored)}\n\n</details>\n")
-    return "\n".join([_table(["study", "table", "command", "cells that agree"], overview), "", *details])
+    return "\n".join([_table(["table", "command", "cells that agree"], overview), "", *details])
 
 
 def speeds() -> str:
@@ -78,9 +74,8 @@ def _cells(frame: pd.DataFrame) -> str:
     for cell in frame.to_dict("records"):
         interval = f"{_short(cell['low'])} to {_short(cell['high'])}" if cell["low"] else ""
         published, ours = _mean(cell["published"], cell["published_spread"]), _mean(cell["ours"], cell["spread"])
-        about = [cell["row"], cell["column"], cell["protocol"]]
-        lines.append([*about, published, ours, interval, cell["n"], cell["verdict"]])
-    return _table(["row", "column", "protocol", "published", "ours", "95 % interval", "n", ""], lines)
+        lines.append([cell["row"], cell["column"], published, ours, interval, cell["n"], cell["verdict"]])
+    return _table(["row", "column", "published", "ours", "95 % interval", "n", ""], lines)
 
 
 def _mean(mean: str, spread: str) -> str:

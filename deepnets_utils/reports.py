@@ -54,7 +54,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
 
     study: name or number. A notebook that fails gives an Outcome with the error; its executed part is kept as
     <study>.failed.ipynb, and an older page stays and is marked as older. hide_code: no code on the page.
-    Raises ParameterError before anything runs. Interrupted, it leaves everything as it was.
+    Raises ParameterError before anything runs. Interrupted, it leaves the pages as they were.
     """
     notebook = notebook_path(study)
     study, declared = notebook.stem, read_parameters(notebook)
@@ -197,12 +197,13 @@ def write_zip(folder: Path) -> Path:
     files = {folder / f"{row['study']}.html" for row in rows if row["page"]} | set(folder.glob("tables/*.csv"))
     for summary in (row["summary"] for row in rows if row["summary"]):
         for figure in summary["figures"]:
-            files |= set((folder / figure["file"]).parent.glob(f"{Path(figure['file']).stem}.*"))
+            picture = Path(os.path.normpath(folder / figure["file"]))
+            files |= set(picture.parent.glob(f"{picture.stem}.*"))
     target = folder.with_name(f"{folder.name}.zip")
 
     def write(stream: Any) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(file.resolve() for file in files):
+            for file in sorted(files):
                 archive.write(file, f"deepnets/{file.relative_to(root)}")
             index = html.index_page(folder.name, rows, notebooks=False)
             archive.writestr(f"deepnets/reports/{folder.name}/index.html", index)

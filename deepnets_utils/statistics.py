@@ -111,7 +111,7 @@ class Question:
 class Verdict:
     """verdict: supported, contradicted or undecided. effect: of the deciding pair (the weakest, or the most
     opposite when contradicted), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio"
-    (lhs / rhs) of means. n: fewest finished runs in a pair. p-values are corrected in claim and family."""
+    (lhs / rhs) of means. n: fewest finished runs in a pair that has any. p-values are corrected in claim and family."""
 
     id: str
     protocol: str
@@ -247,8 +247,8 @@ class _Pair:
         _, error, dof = self.contrast(ratio)
         if not error > 0:
             return ratio, ratio + error, ratio + error  # a point without variance, NaN for too few runs
-        left_2, plus, minus = ((stdtrit(dof, 0.975) * self.contrast(f)[1]) ** 2 for f in (0, 1, -1))
-        a, b, c = right**2 + left_2 - (plus + minus) / 2, left * right - (minus - plus) / 4, left**2 - left_2
+        left_2, both = ((stdtrit(dof, 0.975) * self.contrast(factor)[1]) ** 2 for factor in (0, 1))
+        a, b, c = right**2 + left_2 - both, left * right, left**2 - left_2
         if a <= 0:
             return ratio, 0.0, math.inf  # the denominator may be 0
         root = math.sqrt(max(b * b - a * c, 0.0))

@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 
 from deepnets_utils import data, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
-from deepnets_utils.estimates import estimates
+from deepnets_utils.estimates import estimate, estimates
 from deepnets_utils.files import write_whole
 from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import (
@@ -32,7 +32,7 @@ from deepnets_utils.parameters import (
 from deepnets_utils.progress import watched
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
-from deepnets_utils.sweep import sweep
+from deepnets_utils.sweep import sweep, too_long
 from deepnets_utils.workers import end_workers, engine, resolve
 
 
@@ -149,15 +149,24 @@ class Study:
         self._runs[run.digest] = run
         result = self.store.get(run)
         taught = run.teacher is None or self.store.has_weights(run.teacher)
-        live = watched() and result is None and taught  # a sweep trains the teacher first
+        # A sweep trains the teacher first, asks about long trainings and waits for who else trains this run.
+        quick = self.parameters["yes"] or not too_long([run], estimate([run], self.store.results()))
+        trains = watched() and result is None and self.train == "missing" and taught and quick
+        claim = self.store.claim(run) if trains else None
+        live = claim is not None
         curve = LiveCurve(run, metric, live=live)
         if result is None and self.train == "missing":
             if live:
                 from deepnets_utils.training import train
 
-                teacher = self.store.weights(run.teacher) if run.teacher else None
-                result = train(run, device=self.device, on_epoch=curve, teacher=teacher)
-                self.store.put(result)
+                files = {"checkpoint": self.store.checkpoint(run)}
+                files |= {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
+                try:
+                    result = train(run, device=self.device, on_epoch=curve, **files)
+                    self.store.put(result)
+                    self.store.release(claim)
+                finally:
+                    claim.release()
             else:
                 options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
                 [result] = sweep([run], store=self.store, title=f"{metric} of one run", **options)
@@ -199,11 +208,17 @@ class Study:
     def agreement(self, source: str, table: str) -> pd.DataFrame:
         """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means."""
         lines = {}
-        for (_, protocol), frame in self._tables[source, table].items():
+        for protocol, frame in self._by_protocol(source, table).items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
             counts = summaries.counts(frame["verdict"])
             lines[protocol] = {"cells": len(frame)} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
+
+    def _by_protocol(self, source: str, table: str) -> dict[str, pd.DataFrame]:
+        frames: dict[str, list[pd.DataFrame]] = {}
+        for (_, protocol), frame in self._tables[source, table].items():
+            frames.setdefault(protocol, []).append(frame)
+        return {protocol: pd.concat(parts, ignore_index=True) for protocol, parts in frames.items()}
 
     def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
@@ -308,7 +323,11 @@ class Study:
                 key: sum(result.provenance[key] for result in results.values())
                 for key in ("cpu_seconds", "wall_seconds")
             },
-            "tables": [summaries.table(*of, list(frames.values())) for of, frames in self._tables.items()],
+            "tables": [
+                summaries.table(*of, protocol, frame)
+                for of in self._tables
+                for protocol, frame in self._by_protocol(*of).items()
+            ],
             "figures": list(self._figures.values()),
             "claims": self._verdicts,
             "audit": self._audit,

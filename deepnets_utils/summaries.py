@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,12 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
         write_text(folder / f"{summary['study']}.json", text)
 
 
-def table(source: str, name: str, frames: Sequence[pd.DataFrame]) -> dict[str, Any]:
-    """Return a compared table as a summary holds it: its file, counts of its cells' verdicts, and its lines."""
-    frame = pd.concat(frames, ignore_index=True)
+def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines."""
     lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
     about = {
         "file": f"tables/{source}_{name}.csv",
-        "title": f"{source}: {name}",
+        "title": f"{source}: {name}, {protocol}".removesuffix(", "),
         "cells": int(frame["verdict"].ne("").sum()),
     }
     return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
@@ -76,13 +75,14 @@ def missing(runs: Mapping[str, Any]) -> str:
     """
     if not runs["missing"]:
         return ""
-    later = f", and {runs['later']} more cannot be planned before them" if runs.get("later") else ""
-    text = f"{runs['missing']} of {runs['total']} runs are not there{later}"
+    text = f"{runs['missing']} of {runs['total']} runs are not there"
     unknown = runs.get("missing_unknown", runs["missing"])
     if unknown == runs["missing"]:
-        return f"{text}, nothing like them is stored to tell their time from"
-    text += f"; they take about {duration(runs['missing_seconds'])} one after another"
-    return text + (f", without {unknown} that nothing stored is like" if unknown else "")
+        text += ", nothing like them is stored to tell their time from"
+    else:
+        text += f"; they take about {duration(runs['missing_seconds'])} one after another"
+        text += f", without {unknown} that nothing stored is like" if unknown else ""
+    return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from deepnets_utils.estimates import estimate, images_seen
 from deepnets_utils.progress import Reporter, duration
-from deepnets_utils.runs import Result, Run
+from deepnets_utils.runs import LOOP_VERSION, Result, Run
 from deepnets_utils.store import Store
 from deepnets_utils.workers import (
     InProcess,
@@ -87,6 +87,8 @@ def sweep(
     results = {digest: store.get(run) for digest, run in unique.items()}
     missing = [unique[digest] for digest, result in results.items() if result is None]
     if missing and train == "missing":
+        if outdated := {run.loop_version for run in missing} - {LOOP_VERSION}:
+            raise ValueError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
         phases, teachers = _phases(missing, store)
         again = [run for run in teachers.values() if run.digest not in unique or results[run.digest]]
@@ -95,9 +97,9 @@ def sweep(
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(again)} teachers whose weights are not here" if again else ""
         seconds = estimate(missing, store.results()) / workers
-        unknown = math.isnan(seconds) and sum(map(images_seen, missing)) > MANY_IMAGES
-        if (seconds > LONG_SECONDS or unknown) and not yes:
-            time = "nothing alike is stored to tell the time from" if unknown else f"about {duration(seconds)}"
+        if too_long(missing, seconds) and not yes:
+            known = not math.isnan(seconds)
+            time = f"about {duration(seconds)}" if known else "nothing alike is stored to tell the time from"
             raise SweepTooLong(
                 f"{title}: {text}, {time}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
@@ -122,6 +124,11 @@ def sweep(
             text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
             raise TrainingFailed(text) from driver.failures[0][1]
     return [results[run.digest] for run in runs]
+
+
+def too_long(runs: Iterable[Run], seconds: float) -> bool:
+    """Return whether runs that are estimated at `seconds` (NaN: unknown) need the word of who started them."""
+    return seconds > LONG_SECONDS or (math.isnan(seconds) and sum(map(images_seen, runs)) > MANY_IMAGES)
 
 
 class Driver:

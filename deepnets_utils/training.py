@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,11 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         raise ValueError(
             f"a student needs a teacher and its task a distillation, other runs have neither; this has {has}"
         )
-    if run.keep_best and "validation" not in splits:
+    if run.keep_best and not ("validation" in splits and hasattr(task, "hits")):
         raise ValueError("keep_best needs a task with a validation split and an error")
+    on = build_schedule(run.schedule).on if run.schedule else ""
+    if on.endswith("_error") and not hasattr(task, "hits"):
+        raise ValueError(f"the schedule looks at {on}, and {run.task.name} has no error")
     for name, split in splits.items():
         training = name == "train" or run.evaluation_mode == "train"
         for size in {min(run.batch_size, len(split)), len(split) % run.batch_size or run.batch_size}:
@@ -267,5 +271,8 @@ class Saving:
     def save(self, run: Run, progress: Progress, *parts: Any) -> None:
         if self.file is not None and time.monotonic() - self._saved_at >= self.seconds:
             progress.seconds = self.clock.seconds()
-            save_checkpoint(self.file, run, progress, *parts)
+            try:
+                save_checkpoint(self.file, run, progress, *parts)
+            except OSError as error:  # no room for weights may well be enough for a record
+                warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=2)
             self._saved_at = time.monotonic()

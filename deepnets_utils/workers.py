@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from deepnets_utils.datasets import DataError
 from deepnets_utils.parameters import ParameterError
-from deepnets_utils.runs import Result, Run
+from deepnets_utils.runs import LOOP_VERSION, Result, Run
 
 DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
@@ -36,7 +36,8 @@ class UnfitWorker(RuntimeError):
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions on which numbers depend; torch's without its build, so that CPU and CUDA work together."""
-    return {name: importlib.metadata.version(name).split("+")[0] for name in ("deepnets-utils", "torch")}
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in ("deepnets-utils", "torch")}
+    return installed | {"training loop": str(LOOP_VERSION)}
 
 
 def call_trainer(trainer: str, run: Run, device: str, files: dict[str, Path]) -> Result:

@@ -161,6 +161,23 @@ def test_without_a_profile_quick_is_trained_and_paper_is_shown(deepnets: Deepnet
     assert [line.split("/")[-2:] for line in out.split()] == [["quick", "index.html"], ["paper", "index.html"]]
 
 
+def test_embedded_data_mean_no_page_of_profile_paper(deepnets: Deepnets, made: list[tuple]) -> None:
+    deepnets("report", "2", "--data", "embedded")
+    assert made == [("02_good", {"data": "embedded", "profile": "quick"}, False)]
+
+
+def test_train_says_once_that_the_data_are_missing(
+    deepnets: Deepnets, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPNETS_DATA", str(tmp_path / "nothing"))
+    runs = [replace(RUN, dataset="mnist", seed=seed) for seed in range(3)]
+    code, _, err = deepnets("train", str(make_list(project / "lists", "02_good", runs)), "--device", "cpu")
+    assert code == 1 and err.count("mnist") and len(err.splitlines()) == 1
+    for run in runs:
+        Store().put(finish(run))
+    assert deepnets("train", str(project / "lists" / "02_good.runs.jsonl"), "--device", "cpu")[0] == 0
+
+
 @pytest.mark.parametrize("arguments", [("--profile", "paper"), ("-p", "profile=paper")])
 def test_a_profile_that_is_named_is_trained(arguments: tuple, deepnets: Deepnets, made: list[tuple]) -> None:
     deepnets("report", *arguments, "--yes")

@@ -1,11 +1,13 @@
 """The README's results: which cells stand there, and how their numbers are written."""
 
+import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from deepnets_utils import paths, readme
+from deepnets_utils import paths, readme, summaries
 from deepnets_utils.bench_cases import CASES
 
 COLUMNS = "row,column,protocol,published,published_spread,ours,spread,n,low,high,verdict"
@@ -19,14 +21,19 @@ ROWS = [
 
 def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
-    table = {"title": "googlenet: text", "columns": COLUMNS, "rows": ROWS}
+    frame = pd.read_csv(io.StringIO("\n".join([COLUMNS, *ROWS])), keep_default_na=False)
+    parts = {protocol: frame[frame["protocol"] == protocol] for protocol in ("", "as_coded")}
+    tables = [summaries.table("googlenet", "text", protocol, part) for protocol, part in parts.items()]
     (tmp_path / "reports/paper").mkdir(parents=True)
-    (tmp_path / "reports/paper/06_nets.json").write_text(json.dumps({"study": "06_nets", "tables": [table]}))
+    (tmp_path / "reports/paper/06_nets.json").write_text(json.dumps({"study": "06_nets", "tables": tables}))
     text = readme.results()
-    assert "| 06_nets | googlenet: text | `make report STUDY=06 PROFILE=paper` |" in text
-    assert "1 of 1; as_coded: 0 of 2 (1 missing or too few runs)" in text
-    assert "| VGG19 | parameters |  | 144,000,000 | 143,667,240 |  | 1 | agrees |" in text
-    assert "| LeNet5 | sharing | as_coded | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
+    assert "| googlenet: text | `make report STUDY=06 PROFILE=paper` | 1 of 1 |" in text
+    assert (
+        "| googlenet: text, as_coded | `make report STUDY=06 PROFILE=paper` | 0 of 2 (1 missing or too few runs) |"
+        in text
+    )
+    assert "| VGG19 | parameters | 144,000,000 | 143,667,240 |  | 1 | agrees |" in text
+    assert "| LeNet5 | sharing | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
     assert "no sharing" not in text and "not printed" not in text
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,10 +11,14 @@ import pandas as pd
 import pytest
 
 from deepnets_utils import data, figures, published
+from deepnets_utils import study as study_module
 from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.models import model
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.study import Study
+from deepnets_utils.sweep import SweepTooLong
+from deepnets_utils.tasks import task
 
 NAME = "05_siamese_ablation"
 PROVENANCE = {"wall_seconds": 30.0, "cpu_seconds": 20.0, "device": "x", "data_fingerprint": CANONICAL["digits_28"]}
@@ -56,6 +61,35 @@ def test_a_name_that_papermill_injected_and_nobody_declared_fails():
     with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
         study(profile="smoke", sedes=3, In=cells)
     assert study(profile="smoke", In=cells[:2]).profile == "smoke"
+
+
+def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
+    cells = ["", 'profile: str = "smoke"\nsedes: int = 3', 'profile: str = "smoke"\nseeds: int = 3']
+    assert study(profile="smoke", sedes=3, seeds=3, In=cells).parameters["seeds"] == 3
+
+
+def test_a_watched_run_is_stored_claimed_and_asked_about_when_it_takes_long(monkeypatch, output):
+    monkeypatch.setattr(study_module, "watched", lambda: True)
+    options = {"train_size": 20, "test_size": 20}
+    known = {"dataset": "digits_28", "task": task("digit_pairs", **options), "model": model("LeNet5")}
+    run = Run(**known, learning_rate=0.01, epochs=1, batch_size=10, seed=1)
+    made = study(profile="smoke")
+    assert made.watch(run) is None, "drawn while it trained"
+    result = made.store.get(run)
+    assert len(result.history["train_loss"]) == 1 and not list((output / "runs" / "claims").iterdir())
+    later = dataclasses.replace(run, epochs=round(3 * 3600 / result.provenance["cpu_seconds"]))
+    with pytest.raises(SweepTooLong, match="more than two hours need"):
+        made.watch(later)
+    other = dataclasses.replace(run, seed=2)
+    claim = made.store.claim(other)
+
+    def finish():
+        made.store.put(dataclasses.replace(result, run=other))
+        made.store.release(claim)
+
+    threading.Timer(0.5, finish).start()
+    made.watch(other)
+    assert made.store.get(other).history == result.history, "another process trained it"
 
 
 def test_settings_take_the_profile_and_what_a_parameter_overrides(output):
@@ -107,13 +141,15 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
     assert list(verdicts["verdict"]) == ["undecided", "too few runs"]  # the other networks are missing
+    made.compare({"as_published": cells}, "siamese", "table1", "test_error")
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
     columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
     assert list(table.columns) == columns.split()
-    assert len(table) == 16
+    assert len(table) == 32
     summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
-    assert summary["tables"][0]["agrees"] == 4 and summary["tables"][0]["missing"] == 12
+    counts = {each["title"]: (each["cells"], each["agrees"], each["missing"]) for each in summary["tables"]}
+    assert counts == {f"siamese: table1, as_{word}": (16, 4, 12) for word in ("coded", "published")}
     assert set(pd.read_csv(output / "reports/paper/tables/claims.csv")["id"]) == set(
         ["siamese.aux_lowers", "siamese.resnet_above_lenet"]
     )

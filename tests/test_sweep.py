@@ -13,11 +13,12 @@ from fake_trainer import TRAINER, Drivers, calls, claim_files, make_run, result_
 
 from deepnets_utils import sweep as sweep_module
 from deepnets_utils import workers as workers_module
-from deepnets_utils.estimates import estimate, estimates
+from deepnets_utils.estimates import DEFAULT_SIZES, estimate, estimates, images_seen
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
+from deepnets_utils.tasks import build_task, task
 
 
 def test_order_is_kept_and_duplicates_are_trained_once(store: Store) -> None:
@@ -378,6 +379,21 @@ def test_students_of_a_teacher_that_fails_are_named(store: Store) -> None:
     with pytest.raises(TrainingFailed, match="made to fail"):
         sweep([make_run(2, teacher=teacher), make_run(3)], store=store, trainer=TRAINER)
     assert store.get(make_run(3)) is not None
+
+
+def test_images_of_a_run_count_what_its_task_takes_when_nothing_is_said() -> None:
+    for name, (train_size, validation_size) in DEFAULT_SIZES.items():
+        made = build_task(task(name))
+        assert made.train_size == train_size and getattr(made, "validation_size", 0) == validation_size
+    run = Run(
+        dataset="mnist", task=task("digit_pairs"), model=Spec("fake", 1), learning_rate=0.1, epochs=3, batch_size=1
+    )
+    assert images_seen(run) == 3_000 and images_seen(dataclasses.replace(run, task=task("pixel_statistic"))) == 165_000
+
+
+def test_runs_of_another_training_loop_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"training loop \{7\}, here it is 1: plan them again"):
+        sweep([dataclasses.replace(make_run(0), loop_version=7)], store=store, trainer=TRAINER)
 
 
 def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store: Store) -> None:

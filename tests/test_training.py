@@ -28,6 +28,7 @@ from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.models import MODELS, build_model, model, register_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Result, Run, canonical
+from deepnets_utils.schedules import schedule
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
 from deepnets_utils.tasks import Split, Task, build_task, task
@@ -459,6 +460,27 @@ def test_a_run_interrupted_in_its_last_test_trains_no_epoch_again(tmp_path: Path
 def test_checkpoints_are_written_after_their_seconds_only(tmp_path: Path) -> None:
     train(make_run(), checkpoint=tmp_path / "run.pt", checkpoint_seconds=3600)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_goes_on_where_its_checkpoint_has_no_room(tmp_path: Path, undisturbed: Callable) -> None:
+    (tmp_path / "file").touch()  # no folder, so that nothing can be written below it
+    with pytest.warns(UserWarning, match="goes on without a checkpoint"):
+        result = train(make_run(), checkpoint=tmp_path / "file" / "run.pt", checkpoint_seconds=0)
+    assert numbers(result) == undisturbed(make_run())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep_best": True}, "keep_best needs a task with a validation split and an error"),
+        ({"schedule": schedule("plateau")}, "looks at validation_error, and pixel_statistic has no error"),
+    ],
+)
+def test_what_needs_an_error_fails_before_anything_is_trained(change: dict, message: str) -> None:
+    mean = task("pixel_statistic", statistic="mean", train_size=64, validation_size=64)
+    run = Run(dataset="digits_28", task=mean, model=model("ConvRegressor"), learning_rate=0.01, epochs=2, batch_size=32)
+    with pytest.raises(ValueError, match=message):
+        train(dataclasses.replace(run, **change), on_epoch=lambda *_: pytest.fail("an epoch was trained"))
 
 
 def test_seconds_of_earlier_attempts_count(tmp_path: Path) -> None:
