@@ -8,7 +8,7 @@ same time; with batch norm a step took 1.3 to 1.4 times as long (10 replicas, on
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class StackedNetwork:
             case ResidualBlock():
                 return torch.relu(self._apply(layer.layers, x) + x)
             case nn.Conv2d():
-                return convolution(layer)(layer, x, own["weight"], own["bias"])
+                return grouped_convolution(layer, x, own["weight"], own["bias"])
             case nn.Linear():
                 return torch.baddbmm(own["bias"][:, None], x, own["weight"].transpose(1, 2))
             case nn.BatchNorm1d() | nn.BatchNorm2d():
@@ -105,22 +105,7 @@ def _narrow(x: Tensor, replicas: int) -> Tensor:
     return x.unflatten(1, (replicas, -1)).transpose(0, 1)
 
 
-def convolution(layer: nn.Conv2d) -> Callable[[nn.Conv2d, Tensor, Tensor, Tensor], Tensor]:
-    """Return the method for a layer's shape: grouped for all, until they are measured on a GPU."""
-    return grouped_convolution
-
-
 def grouped_convolution(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the convolution of x [R, N, C, H, W] with weight [R, O, C, h, w] as one with R groups."""
     geometry = layer.stride, layer.padding, layer.dilation
     return _narrow(F.conv2d(_wide(x), weight.flatten(0, 1), bias.flatten(), *geometry, groups=len(x)), len(x))
-
-
-def unfolded_convolution(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the convolution of x [R, N, C, H, W] with weight [R, O, C, h, w] as a batched matrix product."""
-    sides = zip(x.shape[-2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-    height, width = ((s + 2 * p - d * (k - 1) - 1) // step + 1 for s, k, step, p, d in sides)
-    patches = F.unfold(_wide(x), layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    columns = patches.unflatten(1, (len(x), -1)).permute(1, 2, 0, 3).flatten(2)
-    outputs = torch.baddbmm(bias[..., None], weight.flatten(2), columns)
-    return outputs.unflatten(2, (-1, height, width)).transpose(1, 2)

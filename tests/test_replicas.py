@@ -307,17 +307,18 @@ def test_equal_rows_are_held_once() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(5, 1, 0), (3, 1, 1), (3, 2, 1)])
-def test_the_methods_of_convolution_are_one_function(kernel: int, stride: int, padding: int, device: str) -> None:
+def test_a_grouped_convolution_is_that_of_each_replica(kernel: int, stride: int, padding: int, device: str) -> None:
     layers = [nn.Conv2d(3, 4, kernel, stride, padding).double().to(device) for _ in range(5)]
     x = torch.randn(2, 5, 3, 9, 11, dtype=torch.float64, device=device).transpose(0, 1).requires_grad_()
     weight, bias = (torch.stack([getattr(layer, name) for layer in layers]).detach() for name in ("weight", "bias"))
     leaves = (x, weight.requires_grad_(), bias.requires_grad_())
     expected = torch.stack([layer(own) for layer, own in zip(layers, x, strict=True)])
-    results = [method(layers[0], *leaves) for method in (stacked.grouped_convolution, stacked.unfolded_convolution)]
-    gradients = [torch.autograd.grad(result.square().sum(), leaves) for result in results]
-    for result, own in zip(results, gradients, strict=True):
-        torch.testing.assert_close(result, expected)
-        torch.testing.assert_close(own, gradients[0])
+    result = stacked.grouped_convolution(layers[0], *leaves)
+    torch.testing.assert_close(result, expected)
+    alone = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    own = torch.autograd.grad(expected.square().sum(), (x, *alone))
+    stacked_own = torch.autograd.grad(result.square().sum(), leaves)
+    torch.testing.assert_close(stacked_own, (own[0], torch.stack(own[1::2]), torch.stack(own[2::2])))
 
 
 # -- capture --------------------------------------------------------------------------------------
