@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
@@ -148,14 +149,11 @@ class Study:
 
         self._runs[run.digest] = run
         result = self.store.get(run)
-        taught = run.teacher is None or self.store.has_weights(run.teacher)
-        # A sweep trains the teacher first, asks about long trainings and waits for who else trains this run.
-        quick = self.parameters["yes"] or not too_long([run], estimate([run], self.store.results()))
-        trains = watched() and result is None and self.train == "missing" and taught and quick
-        claim = self.store.claim(run) if trains else None
+        trains = result is None and self.train == "missing"
+        claim = self._claim_to_watch(run) if trains and watched() else None
         live = claim is not None
         curve = LiveCurve(run, metric, live=live)
-        if result is None and self.train == "missing":
+        if trains:
             if live:
                 from deepnets_utils.training import train
 
@@ -174,6 +172,15 @@ class Study:
         if result is None:
             return HTML('<p>This run is not stored; with train = "missing" it is trained here.</p>')
         return None if live else curve.draw(result.history)
+
+    def _claim_to_watch(self, run: Run) -> FileLock | None:
+        """Return the claim on a run, or None of one that is better left to a sweep.
+
+        That trains the teacher first, asks about long trainings, and waits for who else trains this run.
+        """
+        taught = run.teacher is None or self.store.has_weights(run.teacher)
+        short = self.parameters["yes"] or not too_long([run], estimate([run], self.store.results()))
+        return self.store.claim(run) if taught and short else None
 
     def compare(
         self,
