@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from deepnets_utils import data, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
-from deepnets_utils.estimates import estimate, estimates
+from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_whole
 from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import (
@@ -30,10 +29,10 @@ from deepnets_utils.parameters import (
     report_folder,
     report_label,
 )
-from deepnets_utils.progress import watched
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
-from deepnets_utils.sweep import sweep, too_long
+from deepnets_utils.sweep import sweep
+from deepnets_utils.watching import watch
 from deepnets_utils.workers import end_workers, engine, resolve
 
 
@@ -145,42 +144,11 @@ class Study:
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
-        from deepnets_utils.figures import LiveCurve
-
         self._runs[run.digest] = run
-        result = self.store.get(run)
-        trains = result is None and self.train == "missing"
-        claim = self._claim_to_watch(run) if trains and watched() else None
-        live = claim is not None
-        curve = LiveCurve(run, metric, live=live)
-        if trains:
-            if live:
-                from deepnets_utils.training import train
-
-                files = {"checkpoint": self.store.checkpoint(run)}
-                files |= {"teacher": self.store.weights(run.teacher)} if run.teacher else {}
-                try:
-                    result = train(run, device=self.device, on_epoch=curve, **files)
-                    self.store.put(result)
-                    self.store.release(claim)
-                finally:
-                    claim.release()
-            else:
-                options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
-                [result] = sweep([run], store=self.store, title=f"{metric} of one run", **options)
-            self._trained += 1
-        if result is None:
-            return HTML('<p>This run is not stored; with train = "missing" it is trained here.</p>')
-        return None if live else curve.draw(result.history)
-
-    def _claim_to_watch(self, run: Run) -> FileLock | None:
-        """Return the claim on a run, or None of one that is better left to a sweep.
-
-        That trains the teacher first, asks about long trainings, and waits for who else trains this run.
-        """
-        taught = run.teacher is None or self.store.has_weights(run.teacher)
-        short = self.parameters["yes"] or not too_long([run], estimate([run], self.store.results()))
-        return self.store.claim(run) if taught and short else None
+        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
+        shown, trained = watch(run, metric, self.store, **options)
+        self._trained += trained
+        return shown
 
     def compare(
         self,

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepnets_utils import data, figures, published
-from deepnets_utils import study as study_module
+from deepnets_utils import data, figures, published, watching
 from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.models import model
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
@@ -69,7 +68,7 @@ def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
 
 
 def test_a_watched_run_is_stored_claimed_and_asked_about_when_it_takes_long(monkeypatch, output):
-    monkeypatch.setattr(study_module, "watched", lambda: True)
+    monkeypatch.setattr(watching, "watched", lambda: True)
     options = {"train_size": 20, "test_size": 20}
     known = {"dataset": "digits_28", "task": task("digit_pairs", **options), "model": model("LeNet5")}
     run = Run(**known, learning_rate=0.01, epochs=1, batch_size=10, seed=1)
