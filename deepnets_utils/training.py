@@ -121,10 +121,11 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         raise ValueError(
             f"a student needs a teacher and its task a distillation, other runs have neither; this has {has}"
         )
-    if run.keep_best and not ("validation" in splits and hasattr(task, "hits")):
+    regression = hasattr(task, "describe")
+    if run.keep_best and ("validation" not in splits or regression):
         raise ValueError("keep_best needs a task with a validation split and an error")
     on = build_schedule(run.schedule).on if run.schedule else ""
-    if on.endswith("_error") and not hasattr(task, "hits"):
+    if on.endswith("_error") and regression:
         raise ValueError(f"the schedule looks at {on}, and {run.task.name} has no error")
     for name, split in splits.items():
         training = name == "train" or run.evaluation_mode == "train"

@@ -483,6 +483,13 @@ def test_what_needs_an_error_fails_before_anything_is_trained(change: dict, mess
         train(dataclasses.replace(run, **change), on_epoch=lambda *_: pytest.fail("an epoch was trained"))
 
 
+def test_a_schedule_may_look_at_the_test_error_of_pairs() -> None:
+    pairs = task("digit_pairs", train_size=40, test_size=40)
+    known = {"dataset": "digits_28", "task": pairs, "model": model("LeNet5"), "learning_rate": 0.01, "batch_size": 20}
+    result = train(Run(**known, epochs=2, watch_test=True, schedule=schedule("plateau", on="test_error")))
+    assert len(result.history["learning_rate"]) == 2
+
+
 def test_seconds_of_earlier_attempts_count(tmp_path: Path) -> None:
     run, path = make_run(epochs=2), tmp_path / "run.pt"
 
