@@ -35,14 +35,24 @@ _MARGINS = (
     (f"{_NUMBER} to {_NUMBER} percentage points", ("difference_within",), lambda a, b: (Bound(1, a), Bound(1, b))),
 )
 WORDS = ("agrees", "differs", "too few runs", "missing")  # what `compare` says of a published cell
-KINDS = tuple(dict.fromkeys(kind for _, kinds, _ in _MARGINS for kind in kinds))
+KINDS = {  # and how a reader is told of one, with its margin
+    "less": "less",
+    "greater": "greater",
+    "equal": "equal within {}",
+    "not_less": "not less by {}",
+    "not_greater": "not greater by {}",
+    "ratio_within": "ratio of {}",
+    "difference_within": "difference of {}",
+}
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a document says, as pairs (lhs, rhs) of cells "table:row:column"; an rhs may be a number ("0.5").
 
-    kind: one of KINDS. metric: of both sides, in the units of results.csv. margin: the text of claims.csv.
+    kind: one of KINDS. metric: of both sides, in the units of results.csv. margin: the text of claims.csv; an empty one
+    of not_less and not_greater becomes 2 percentage points where the metric ends in "error" or "accuracy" (these are in
+    %), else a factor of 2, the rule that go_deep.depth_no_help_mean states.
     Raises ValueError for an unknown kind and a margin that its kind does not allow.
     """
 
@@ -57,29 +67,24 @@ class Claim:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if not self.margin and self.kind in ("not_less", "not_greater"):
+            in_percent = self.metric.endswith(("error", "accuracy"))
+            object.__setattr__(self, "margin", "2 percentage points" if in_percent else "a factor of 2")
         _ = self.bounds  # a claim that cannot be judged fails when it is made
 
     @property
     def bounds(self) -> tuple[Bound, Bound]:
-        """The lower and the upper bound that the margin stands for.
-
-        An empty margin of not_less and not_greater is 2 percentage points where the metric ends in "error" or
-        "accuracy" (these are in %), else a factor of 2, the rule that go_deep.depth_no_help_mean states.
-        """
+        """The lower and the upper bound that the margin stands for."""
         if self.kind not in KINDS:
             raise ValueError(f"{self.id}: unknown kind {self.kind!r}; allowed: {', '.join(KINDS)}")
-        margin = self.margin
-        if not margin and self.kind in ("not_less", "not_greater"):
-            in_percent = self.metric.endswith(("error", "accuracy"))
-            margin = "2 percentage points" if in_percent else "a factor of 2"
         allowed = {pattern: bounds for pattern, kinds, bounds in _MARGINS if self.kind in kinds}
         for pattern, bounds in allowed.items():
-            if match := re.fullmatch(pattern, margin):
+            if match := re.fullmatch(pattern, self.margin):
                 lower, upper = bounds(*map(float, match.groups()))
                 if lower <= upper:
                     return lower, upper
         texts = ", ".join(repr(pattern.replace(_NUMBER, "N")) for pattern in allowed)
-        raise ValueError(f"{self.id}: {self.kind} does not understand margin {margin!r}; allowed: {texts}")
+        raise ValueError(f"{self.id}: {self.kind} does not understand margin {self.margin!r}; allowed: {texts}")
 
 
 def claims(source: str | None = None) -> list[Claim]:
@@ -195,7 +200,13 @@ def _only(rows: pd.DataFrame, column: str, wanted: str, where: str = "") -> pd.D
 
 
 def claims_table(ids: Sequence[str]) -> pd.DataFrame:
-    """Return the statements of some claims for display, with their place in the document ("" of our own)."""
+    """Return the statements of some claims for display, with their place in the document ("" of our own).
+
+    The last column says how each is judged, with the margin, which is ours.
+    """
     found = [claim(id) for id in ids]
-    places = ["" if c.statement.startswith("(ours)") else c.where for c in found]
-    return pd.DataFrame({"in the document": places}, pd.Index([c.statement for c in found], name="claim"))
+    columns = {
+        "in the document": ["" if c.statement.startswith("(ours)") else c.where for c in found],
+        "judged as": [KINDS[c.kind].format(c.margin.replace("rhs", "the other side")) for c in found],
+    }
+    return pd.DataFrame(columns, pd.Index([c.statement for c in found], name="claim"))

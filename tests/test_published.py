@@ -31,7 +31,7 @@ def runs(mean, spread, n):
 
 def test_every_claim_of_the_csv_is_read_and_can_be_judged():
     everything = claims()
-    assert len(everything) == len({item.id for item in everything}) == 60
+    assert len(everything) == len({item.id for item in everything}) == 63
     assert {item.kind for item in everything} == set(published.KINDS)
     for item in everything:
         assert item.id.startswith(item.source + ".")
@@ -78,6 +78,18 @@ def test_an_unknown_claim_lists_those_of_its_source():
 )
 def test_margins_become_bounds(id, lower, upper):
     assert claim(id).bounds == (lower, upper)
+
+
+def test_a_reader_is_told_how_a_claim_is_judged():
+    ids = ["go_deep.mean_is_best_constant", "go_deep.median_constant_close", "go_deep.depth_no_help_mean"]
+    ids += ["shallow_vs_deep.residual_cures", "siamese.sharing_one_to_three"]
+    assert list(published.claims_table(ids)["judged as"]) == [
+        "less",
+        "equal within 5 % of the other side",
+        "not less by a factor of 2",
+        "not less by 2 percentage points",
+        "difference of 1 to 3 percentage points",
+    ]
 
 
 @pytest.mark.parametrize(
