@@ -80,6 +80,8 @@ def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bo
     fresh = copy.deepcopy([part.state_dict() for part in present])
     try:
         state, _ = load_state(path, run.digest)
+        kept = {name: state[name] for name in ("epoch", "order", "history", "gradients", "best")}
+        kept["seconds"], random_state = tuple(state["seconds"]), state["torch_generator"]
         for part, saved in zip(parts, state["parts"], strict=True):
             if part is not None:
                 part.load_state_dict(saved)
@@ -89,10 +91,9 @@ def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bo
             part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
         warnings.warn(f"checkpoint {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
         return False
-    for name in ("epoch", "order", "history", "gradients", "best"):
-        setattr(progress, name, state[name])
-    progress.seconds = tuple(state["seconds"])
-    torch.set_rng_state(state["torch_generator"])
+    for name, value in kept.items():
+        setattr(progress, name, value)
+    torch.set_rng_state(random_state)
     if state.get("cuda_generator") is not None:
         torch.cuda.set_rng_state(state["cuda_generator"])
     return True

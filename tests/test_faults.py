@@ -67,7 +67,8 @@ def test_killed_workers_cost_their_run_and_no_other(store: Store, drivers: Drive
         workers = [process for process in drivers.alive() if "spawn_main" in " ".join(process.cmdline())]
         if workers:
             random.choice(workers).kill()
-    driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 0, errors
     assert_undisturbed(store, drivers, count, kills)
 
 
@@ -96,7 +97,6 @@ def test_two_commands_train_one_list_each_run_once(tmp_path: Path) -> None:
     assert [process.returncode for process in pair] == [0, 0], errors
     trained = calls(tmp_path / "runs")
     assert Counter(call["digest"] for call in trained) == {run.digest: 1 for run in runs}
-    assert len({call["pid"] for call in trained}) == 2
     assert records(Store(tmp_path / "runs")) == {f"{run.digest}.json": record_line(result_of(run)) for run in runs}
 
 
@@ -189,7 +189,7 @@ def test_weights_and_checkpoints_cut_or_flipped_anywhere_are_noticed(tmp_path: P
             load_state(file, "a")
 
 
-HOSTILE = "../../../escaped"
+HOSTILE = "../../escaped"
 
 
 @pytest.mark.parametrize(

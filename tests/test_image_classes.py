@@ -10,11 +10,13 @@ from deepnets_utils import data
 from deepnets_utils.augment import augmentation
 from deepnets_utils.batches import Batches
 from deepnets_utils.models import model
+from deepnets_utils.randomness import generator
 from deepnets_utils.runs import Run
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
 from deepnets_utils.tasks import build_task, task
-from deepnets_utils.training import train
+from deepnets_utils.tasks.image_classes import ImageClasses
+from deepnets_utils.training import make_network, train
 
 DIGITS = "digits_32"
 
@@ -139,6 +141,29 @@ def test_best_weights_are_tested_beside_the_last() -> None:
     assert plain.history["train_loss"] == result.history["train_loss"] and "selected_epoch" not in plain.metrics
 
 
+def test_many_gradient_norms_are_averaged_over_windows() -> None:
+    by_step = train(make_run(gradient_steps=9)).metrics["gradient_norms"]
+    windows = train(make_run(gradient_steps=9, epochs=8)).metrics["gradient_norms"]
+    assert windows == by_step, "as many as there are steps"
+    many = train(make_run(gradient_steps=24, epochs=8)).metrics["gradient_norms"]
+    for layer, means in zip(by_step, many, strict=True):
+        assert len(means) == 12 and means[:4] == pytest.approx([sum(layer[k : k + 2]) / 2 for k in (0, 2, 4, 6)])
+
+
+def test_mixed_precision_gives_other_numbers_and_measures_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    metrics = ImageClasses.metrics
+
+    def spied(self: ImageClasses, outputs: Tensor, targets: Tensor) -> dict:
+        seen.add(outputs.dtype)
+        return metrics(self, outputs, targets)
+
+    monkeypatch.setattr(ImageClasses, "metrics", spied)
+    whole, mixed = (train(make_run(precision=name)).history["train_loss"] for name in ("float32", "bfloat16"))
+    assert whole != mixed and mixed == pytest.approx(whole, rel=0.02)
+    assert seen == {torch.float32}
+
+
 def test_a_student_needs_a_teacher_and_a_distillation() -> None:
     with pytest.raises(ValueError, match="distillation 'kl' and no teacher"):
         train(make_run(options={"distillation": "kl"}))
@@ -155,6 +180,14 @@ def test_gradient_norms_of_the_first_steps() -> None:
     result = train(make_run(gradient_steps=5))
     norms = torch.tensor(result.metrics["gradient_norms"])
     assert norms.shape == (4, 5) and (norms > 0).all(), "four layers with weights, five steps"
+    run = make_run()
+    learned = build_task(run.task)
+    split, network = learned.splits(data.load(DIGITS), run.data_seed)["train"], make_network(run, torch.device("cpu"))
+    order = torch.randperm(len(split), generator=generator("order", run.seed))
+    x, y = next(Batches(run).training(split, order, 0))
+    learned.loss(network(x), y).backward()
+    own = [weight.grad.norm().item() for weight in network.parameters() if weight.dim() > 1]
+    assert norms[:, 0].tolist() == pytest.approx(own, rel=1e-4)
     assert result.history == train(make_run()).history
 
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from deepnets_utils.models import build_model, model
 from deepnets_utils.models.siamese import PairLogits, Siamese
+from deepnets_utils.models.vgg import Stage
 from deepnets_utils.runs import Run, Spec
 from deepnets_utils.tasks import build_task, task
 from deepnets_utils.training import train
@@ -253,6 +254,23 @@ def test_variants_of_a_narrow_vgg(depth: int) -> None:
         (64, 128),
     ]
     assert count(residual) - plain == sum(count(layer) for layer in projections)
+
+
+@pytest.mark.parametrize("inputs", [8, 4])
+def test_a_residual_stage_adds_its_input_before_the_last_relu(inputs: int) -> None:
+    torch.manual_seed(0)
+    stage, x = Stage(inputs, 8, 2, "residual"), torch.randn(2, inputs, 6, 6)
+    assert torch.equal(stage(x), (stage.layers(x) + stage.skip(x)).relu())
+    assert not torch.equal(stage(x), stage.layers(x).relu())
+
+
+def test_he_draws_weights_of_variance_two_over_inputs() -> None:
+    torch.manual_seed(0)
+    for name in ("ShallowNet", "NarrowVGG"):
+        for layer in kinds(build_model(model(name, initialisation="he")), (nn.Conv2d, nn.Linear)):
+            if layer.weight.numel() > 1000:
+                assert layer.weight.std().item() == pytest.approx((2 / layer.weight[0].numel()) ** 0.5, rel=0.1)
+            assert not layer.bias.any()
 
 
 # -- the linear classifier ------------------------------------------------------------------------

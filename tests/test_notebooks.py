@@ -60,6 +60,9 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     before, after = first[study], second[study]
     assert before["runs"]["trained"] > 0 == before["runs"]["missing"] and before["banner"]
     assert after["runs"]["trained"] == 0
+    assert before["tables"] or any(claim["n"] for claim in before["claims"]), "numbers to look at"
+    costs = pd.read_csv(folder / "tables" / f"{study}_cost.csv")
+    assert (costs["diverged"] < costs["n"]).any()
     own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in before["tables"]]
     for table, rows in zip(before["tables"], own, strict=True):
         frame, filled = numbers[table["file"]], rows["ours"].notna()

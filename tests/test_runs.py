@@ -10,8 +10,10 @@ import pytest
 
 from deepnets_utils.augment import augmentation
 from deepnets_utils.models import MODELS, model
-from deepnets_utils.runs import Result, Run, Spec, canonical
+from deepnets_utils.paths import RECORDS
+from deepnets_utils.runs import LOOP_VERSION, Result, Run, Spec, canonical
 from deepnets_utils.schedules import schedule
+from deepnets_utils.store import read_records
 from deepnets_utils.tasks import TASKS, task
 
 PAIRS = {"dataset": "mnist", "epochs": 30, "batch_size": 100}
@@ -357,3 +359,14 @@ def test_a_digest_is_the_same_in_any_process() -> None:
         [sys.executable, "-c", code], input=json.dumps(RUN.to_json()), capture_output=True, text=True, env=environment
     )
     assert done.stdout.strip() == RUN.digest, done.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_published_records_are_whole_and_of_the_code_as_it_is() -> None:
+    files = sorted(RECORDS.glob("*.jsonl"))
+    runs = [result.run for file in files for result in read_records(file)]
+    assert len(files) >= 5 and len(runs) > 1000
+    for registry, specs in ((MODELS, {run.model for run in runs}), (TASKS, {run.task for run in runs})):
+        for spec in specs:
+            assert registry.spec(spec.name, **dict(spec.options)) == spec, "else all its runs count as missing"
+    assert {run.loop_version for run in runs} == {LOOP_VERSION}

@@ -13,7 +13,7 @@ import pytest
 from deepnets_utils import data, figures, published, watching
 from deepnets_utils.datasets import CANONICAL
 from deepnets_utils.models import model
-from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
+from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.study import Study
 from deepnets_utils.sweep import SweepTooLong
@@ -169,10 +169,6 @@ def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
     made.finish()
     both = pd.read_csv(file, dtype=str)
     assert list(both["metric"]) == ["errors"] * len(alone) + ["parameters"] * len(alone)
-
-
-def test_the_parameters_of_a_study_are_those_of_its_notebook():
-    assert study().parameters.keys() == read_parameters(notebook_path(NAME)).keys()
 
 
 def test_a_name_that_only_the_run_parameters_cell_has_fails():

@@ -400,10 +400,12 @@ def test_raw_test_inputs_change_the_test_alone() -> None:
     assert results[0].metrics["test_digit_error"] != results[1].metrics["test_digit_error"]
 
 
-def test_a_task_and_a_model_that_do_not_go_together() -> None:
-    run = Run(dataset=DIGITS, task=task("pixel_statistic"), model=model("constant"))
-    with pytest.raises(ValueError, match="do not fit into 1397"):
-        train(run)
+def test_a_model_and_a_recipe_that_do_not_go_together() -> None:
+    means = {"dataset": DIGITS, "task": task("pixel_statistic", train_size=64, validation_size=0)}
+    with pytest.raises(ValueError, match="'constant' is fitted, not trained"):
+        train(Run(**means, model=model("constant"), learning_rate=0.01, epochs=1, batch_size=8))
+    with pytest.raises(ValueError, match="'MLPRegressor' is trained: its Run needs a learning_rate"):
+        train(Run(**means, model=model("MLPRegressor")))
 
 
 def test_provenance() -> None:
@@ -473,10 +475,16 @@ def test_a_training_goes_on_where_its_checkpoint_has_no_room(tmp_path: Path, und
     ("change", "message"),
     [
         ({"keep_best": True}, "keep_best needs a task with a validation split and an error"),
-        ({"schedule": schedule("plateau")}, "looks at validation_error, and pixel_statistic has no error"),
+        ({"schedule": schedule("plateau")}, "looks at validation_error, and pixel_statistic measures mse only"),
+        ({"schedule": schedule("plateau", on="validation_loss")}, "looks at validation_loss, and pixel_statistic"),
+        (
+            {"schedule": schedule("plateau", on="test_loss"), "watch_test": True, "model": model("Net")}
+            | {"task": task("digit_pairs", train_size=64, test_size=64)},
+            "looks at test_loss, and digit_pairs measures error, digit_error only",
+        ),
     ],
 )
-def test_what_needs_an_error_fails_before_anything_is_trained(change: dict, message: str) -> None:
+def test_what_is_not_measured_fails_before_anything_is_trained(change: dict, message: str) -> None:
     mean = task("pixel_statistic", statistic="mean", train_size=64, validation_size=64)
     run = Run(dataset="digits_28", task=mean, model=model("ConvRegressor"), learning_rate=0.01, epochs=2, batch_size=32)
     with pytest.raises(ValueError, match=message):
@@ -568,8 +576,8 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
             return saved(state | {"digest": "0" * 16})
         case "no_optimizer":
             return saved(state | {"parts": [network, None, scheduler]})
-        case "no_generator":
-            return saved({key: value for key, value in state.items() if key != "order_generator"})
+        case _ if kind in state:
+            return saved({key: value for key, value in state.items() if key != kind})
         case "another_network":
             del network[weight]
             return saved(state)
@@ -586,7 +594,8 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
 @pytest.mark.parametrize(
     "kind",
     ["empty", "half", "last_byte_missing", "flipped_in_the_weights", "flipped_at_random", "another_run", "no_optimizer"]
-    + ["no_generator", "another_network", "another_optimizer", "payload", "foreign"],
+    + ["order_generator", "torch_generator", "epoch", "order", "history", "gradients", "best", "seconds", "parts"]
+    + ["another_network", "another_optimizer", "payload", "foreign"],
 )
 def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, undisturbed: Callable, kind: str) -> None:
     run, path = make_run(), tmp_path / "run.pt"

@@ -48,7 +48,12 @@ class Split:
 
 
 class Task(Protocol):
-    """What the training loop needs of a task."""
+    """What the training loop needs of a task.
+
+    measures: the metrics that are one number; a schedule looks at one of them, keep_best at "error".
+    """
+
+    measures: tuple[str, ...]
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         """Return "train", "test" and, where the task has one, "validation". Raises ValueError when too small."""

@@ -39,6 +39,7 @@ class ImageClasses:
     auxiliary: NonNegativeFloat = 0.0
     distillation: Literal["", "softmax_mse", "logit_mse", "kl"] = ""
     temperature: PositiveFloat = 4.0
+    measures = ("loss", "accuracy", "error")
 
     def __post_init__(self) -> None:
         if self.classes:

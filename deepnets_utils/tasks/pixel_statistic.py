@@ -25,6 +25,7 @@ class PixelStatistic:
     statistic: Literal["mean", "median", "std"] = "mean"
     train_size: NonNegativeInt = 0
     validation_size: NonNegativeInt = 5000
+    measures = ("mse",)
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         train, validation = divided(len(images.train_images), self.train_size, self.validation_size, data_seed)
