@@ -202,7 +202,7 @@ def _only(rows: pd.DataFrame, column: str, wanted: str, where: str = "") -> pd.D
 def claims_table(ids: Sequence[str]) -> pd.DataFrame:
     """Return the statements of some claims for display, with their place in the document ("" of our own).
 
-    The last column says how each is judged, with the margin, which is ours.
+    The last column says how each is judged, with its margin.
     """
     found = [claim(id) for id in ids]
     columns = {
