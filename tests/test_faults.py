@@ -85,7 +85,18 @@ def test_what_a_killed_process_left_half_written_is_removed_after_an_hour(store:
 def test_two_commands_train_one_list_each_run_once(tmp_path: Path) -> None:
     runs = [make_run(seed, seconds=0.05) for seed in range(12)]
     (tmp_path / "list.jsonl").write_text("".join(f"{canonical(run.to_json())}\n" for run in runs))
-    code = f"from deepnets_utils import cli, sweep; sweep.sweep.__kwdefaults__['trainer'] = {TRAINER!r}; cli.main()"
+    code = f"""
+import os, pathlib, time
+from deepnets_utils import cli, data, sweep
+sweep.sweep.__kwdefaults__["trainer"] = {TRAINER!r}
+folder = pathlib.Path({str(tmp_path)!r})
+(folder / f"ready-{{os.getpid()}}").touch()
+for _ in range(3000):  # the runs are over in the time that a process may start later than the other
+    if len(list(folder.glob("ready-*"))) == 2:
+        break
+    time.sleep(0.01)
+cli.main()
+"""
     arguments = ["train", str(tmp_path / "list.jsonl"), "--device", "cpu", "--workers", "1"]
     path = os.pathsep.join([str(Path(fake_trainer.__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"DEEPNETS_OUTPUT": str(tmp_path), "PYTHONPATH": path}
@@ -97,6 +108,7 @@ def test_two_commands_train_one_list_each_run_once(tmp_path: Path) -> None:
     assert [process.returncode for process in pair] == [0, 0], errors
     trained = calls(tmp_path / "runs")
     assert Counter(call["digest"] for call in trained) == {run.digest: 1 for run in runs}
+    assert len({call["pid"] for call in trained}) == 2
     assert records(Store(tmp_path / "runs")) == {f"{run.digest}.json": record_line(result_of(run)) for run in runs}
 
 

@@ -400,6 +400,11 @@ def test_raw_test_inputs_change_the_test_alone() -> None:
     assert results[0].metrics["test_digit_error"] != results[1].metrics["test_digit_error"]
 
 
+def test_a_task_that_needs_more_images_than_there_are() -> None:
+    with pytest.raises(ValueError, match="do not fit into 1397"):
+        train(Run(dataset=DIGITS, task=task("pixel_statistic"), model=model("constant")))
+
+
 def test_a_model_and_a_recipe_that_do_not_go_together() -> None:
     means = {"dataset": DIGITS, "task": task("pixel_statistic", train_size=64, validation_size=0)}
     with pytest.raises(ValueError, match="'constant' is fitted, not trained"):
