@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bo
     except Exception as error:  # torch.load raises many kinds
         for part, untouched in zip(present, fresh, strict=True):
             part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
-        warnings.warn(f"checkpoint {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
+        warnings.warn(f"checkpoint {path.name} is not used: {error}; {move_aside(path)}", stacklevel=2)
         return False
     for name, value in kept.items():
         setattr(progress, name, value)

@@ -28,14 +28,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def move_aside(path: Path) -> Path:
-    """Rename a damaged file to the first free `NAME.damaged-N` beside it and return that path.
+def move_aside(path: Path) -> str:
+    """Rename a damaged file to the first free `NAME.damaged-N` beside it; return in words where it is now.
 
-    Another process may have done so a moment ago: then there is nothing left to rename.
+    Another process may have done so a moment ago: then there is nothing left to rename. Where nothing may be written
+    it stays.
     """
     number = 1
     while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(path, target)
-    return target
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, target)
+    except OSError as error:
+        return f"it stays where it is ({error.strerror})"
+    return f"moved to {target}"

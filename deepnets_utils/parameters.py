@@ -235,7 +235,8 @@ def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -
     parts = {name: given[name] if isinstance(given[name], list) else [given[name]] for name in changed}
     text = ",".join(f"{name}={'_'.join(map(str, parts[name]))}" for name in sorted(parts))
     safe = re.sub(r"[^A-Za-z0-9._=,-]", "_", text)
-    if safe == text and len(safe) <= LABEL_LENGTH:
+    items = [str(item) for name in changed if isinstance(given[name], list) for item in given[name]]
+    if safe == text and len(safe) <= LABEL_LENGTH and not any("_" in item for item in items):
         return safe
     digest = hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
     return f"{safe[: LABEL_LENGTH - 9]}-{digest[:8]}"

@@ -48,7 +48,7 @@ class Store:
                 raise ValueError("it is the record of another run")
             return result
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"record {path.name} is not used: {error}; moved to {move_aside(path)}", stacklevel=2)
+            warnings.warn(f"record {path.name} is not used: {error}; {move_aside(path)}", stacklevel=2)
             return self._published.get(run.digest)
 
     def put(self, result: Result) -> None:
@@ -104,7 +104,7 @@ class Store:
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             return True
         text = f"weights {path.name} are not used: the checksum does not match the content"
-        warnings.warn(f"{text}; moved to {move_aside(path)}", stacklevel=2)
+        warnings.warn(f"{text}; {move_aside(path)}", stacklevel=2)
         return False
 
     def results(self) -> Iterator[Result]:

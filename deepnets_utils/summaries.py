@@ -24,7 +24,7 @@ def read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        warnings.warn(f"{file.name} is not used: {error}; moved to {move_aside(file)}", stacklevel=2)
+        warnings.warn(f"{file.name} is not used: {error}; {move_aside(file)}", stacklevel=2)
         return {}
 
 

@@ -158,9 +158,10 @@ def load_teacher(run: Run, file: Path | None, device: torch.device) -> tuple[nn.
         state, sha256 = load_state(file, run.digest)
         network.load_state_dict(state["network"])
     except Exception as error:  # torch.load raises many kinds
-        aside = move_aside(file)
-        text = f"the teacher's weights are not used: {error}; moved to {aside}, the next sweep trains it again"
-        raise ValueError(text) from error
+        where = move_aside(file)
+        raise ValueError(
+            f"the teacher's weights are not used: {error}; {where}; the next sweep trains it again"
+        ) from error
     return network.eval(), sha256
 
 

@@ -152,7 +152,8 @@ def test_a_scheduler_that_goes_away_ends_the_sweep(cluster: Cluster, store: Stor
     options, run = engine("cpu", 1), make_run(0, seconds=60.0)
     pid = os.fork()  # the sweep waits in this process
     if not pid:
-        while not calls(store.folder):
+        end = time.monotonic() + 60
+        while not calls(store.folder) and time.monotonic() < end:
             time.sleep(0.01)
         os.kill(cluster.scheduler.pid, signal.SIGKILL)
         os._exit(0)

@@ -356,6 +356,7 @@ def test_an_override_reports_beside_the_profile_and_never_over_it(project: Path)
     assert folder(profile="paper", seeds=3, epochs=5) == "paper+epochs=5,seeds=3"
     assert folder(data="embedded") == "quick+data=embedded"
     assert folder(networks=["A", "B"]) == "quick+networks=A_B" != folder(networks=["A", "C"])
+    assert len({folder(networks=names) for names in (["A", "B"], ["A_B"], ["A_B", "C"], ["A", "B_C"])}) == 4
     names = [folder(name=text) for text in ("../x", ".._x", "a/b", "a b", "a" * 300, "a" * 301)]
     assert len(set(names)) == 6
     assert all(re.fullmatch(r"[A-Za-z0-9._=,+-]{1,100}", name) for name in names)

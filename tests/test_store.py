@@ -1,6 +1,8 @@
 import dataclasses
+import errno
 import json
 import math
+import os
 import time
 import tracemalloc
 import warnings
@@ -193,7 +195,24 @@ def test_write_whole_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
 
 
 def test_move_aside_when_another_process_was_faster(tmp_path: Path) -> None:
-    assert move_aside(tmp_path / "gone").name == "gone.damaged-1"
+    assert move_aside(tmp_path / "gone") == f"moved to {tmp_path / 'gone.damaged-1'}"
+
+
+def test_a_damaged_record_is_passed_over_where_nothing_may_be_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(0)
+    store.put(result_of(run))
+    path = record_path(store, run)
+    path.write_bytes(b"{")
+
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.warns(UserWarning, match="is not used: .*it stays where it is .Read-only file system"):
+        assert store.get(run) is None
+    assert path.read_bytes() == b"{"
 
 
 @pytest.mark.parametrize("count", [2000])
