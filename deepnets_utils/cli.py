@@ -26,7 +26,6 @@ from deepnets_utils.workers import engine, resolve, use_cluster
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "paper")
-SAMPLE = 300  # records that an estimate of time is made from
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
@@ -109,7 +108,7 @@ def plan(studies: Studies = None, profile: Profile = "paper", settings: Settings
     nothing: `deepnets train` does that, here or on another machine.
     """
     outcomes = _make([[f"profile={profile}", *(settings or []), "train=never"]], studies, hide_code=False)
-    stored = _look()
+    stored = list(Store().results())
     for outcome in outcomes:
         if not outcome.error:
             file = outcome.folder / f"{outcome.study}.runs.jsonl"
@@ -153,11 +152,15 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
     if profile and profile not in (known := sorted({*PROFILES, *(file.parent.name for file in files)})):
         raise ParameterError(f"no profile is called {profile!r}; there are {', '.join(known)}")
     files = [file for file in files if profile in (None, file.parent.name)]
-    stored = _look()
+    stored = list(Store().results())
     for file in files:
         study = file.name.removesuffix(".runs.jsonl")
         made = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
-        print(f"{file.parent.name}  {study}: {_progress(_read_runs(file), stored)}; reported {made}")
+        try:
+            text = _progress(_read_runs(file), stored)
+        except ParameterError as error:
+            text = f"cannot be read: {error}"
+        print(f"{file.parent.name}  {study}: {text}; reported {made}")
     if not files:
         print("nothing is reported or planned here yet: `deepnets report` or `deepnets plan` do it")
     there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]
@@ -214,9 +217,12 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
             runs = [run for run in runs if embedded(run.dataset) != run.dataset]
         results = [result for run in runs if (result := store.get(run)) is not None]
         file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
+        planned_now = {run.digest for run in runs}
+        old = [result for result in read_records(file) if result.run.digest not in planned_now] if file.exists() else []
         if results:
             write_records(file, results)
-        print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing")
+        dropped = f", {len(old)} left out that are planned no more" if old else ""
+        print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing{dropped}")
 
 
 @app.command()
@@ -299,17 +305,10 @@ def _read_runs(file: Path) -> list[Run]:
     return runs
 
 
-def _look() -> tuple[set[str], list[Result]]:
-    """Return the digests of all that is stored, and Results of it: status is to be quick, so few of the many files."""
-    files = sorted((Store().folder / "records").glob("*.json"))
-    published = [result for file in sorted(paths.RECORDS.glob("*.jsonl")) for result in read_records(file)]
-    sample = [result for file in files[:: len(files) // SAMPLE + 1] for result in read_records(file)]
-    return {file.stem for file in files}.union(result.run.digest for result in published), sample + published
-
-
-def _progress(runs: Sequence[Run], stored: tuple[set[str], list[Result]]) -> str:
-    missing = [run for run in runs if run.digest not in stored[0]]
+def _progress(runs: Sequence[Run], stored: Sequence[Result]) -> str:
+    there = {result.run.digest for result in stored}
+    missing = [run for run in runs if run.digest not in there]
     workers = resolve("cpu", 0)[1]
-    seconds = estimate(missing, stored[1]) / workers
-    time = f", about {duration(seconds)} on {workers} CPUs" if missing else ""
-    return f"{len(runs)} runs, {len(missing)} missing{time}"
+    seconds = estimate(missing, stored) / workers
+    time = f"about {duration(seconds)} on {workers} CPUs" if seconds == seconds else "time unknown"
+    return f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")

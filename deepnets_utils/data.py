@@ -115,7 +115,7 @@ def check(name: str) -> str:
 
 
 def download(name: str) -> None:
-    """Get the data set through torchvision into data_root(), whole or not at all; no-op if it is whole.
+    """Get the data set through torchvision into data_root(), each file whole or not at all; no-op if all are whole.
 
     Downloads take turns; what a killed one left is removed by the next. Raises DataError when there is no
     network (within 10 s), a transfer stalls or the folder cannot be written, DataDamaged for wrong bytes.
@@ -135,10 +135,11 @@ def download(name: str) -> None:
             with TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True) as new:
                 _fetch(name, Path(new))
                 target = root / FOLDER[name]
-                target.parent.mkdir(exist_ok=True)
-                if os.path.lexists(target):
-                    os.replace(target, Path(new) / "damaged")
-                os.replace(Path(new) / FOLDER[name], target)
+                target.mkdir(parents=True, exist_ok=True)
+                for file in FILES[name]:  # what else is in the folder stays
+                    if (target / file).is_dir():
+                        os.replace(target / file, Path(new) / f"was-{file}")
+                    os.replace(Path(new) / FOLDER[name] / file, target / file)
     except (OSError, HTTPException) as error:
         raise DataError(f"{name}: cannot be downloaded into {root} ({error!r}). {_by_hand(name)}") from error
 

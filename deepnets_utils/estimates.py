@@ -67,8 +67,10 @@ def images_seen(run: Run) -> int:
     """Return how many training images a run sees; of a task that only a notebook knows, all of the data set's."""
     train, validation = DEFAULT_SIZES.get(run.task.name, (0, 0))
     options = dict(run.task.options)
-    left = TRAINING_IMAGES[run.dataset] - options.get("validation_size", validation)
-    return max(1, run.epochs) * (options.get("train_size", train) or left)
+    classes = options.get("classes")
+    tenths = classes.count(",") + 1 if classes and isinstance(classes, str) else 10  # a class is a tenth of the images
+    left = TRAINING_IMAGES[run.dataset] * tenths // 10 - options.get("validation_size", validation)
+    return max(1, run.epochs) * (options.get("train_size", train) or max(1, left))
 
 
 def _seconds(result: Result) -> float:

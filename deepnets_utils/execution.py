@@ -84,6 +84,7 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there
             "DEEPNETS_DATA": str(paths.data_root()),
             "JUPYTER_RUNTIME_DIR": runtime,
+            "JPY_SESSION_NAME": "",  # nobody watches this kernel, even where JupyterLab started the report
         }
         try:
             with _environment(settings), _event_loop():

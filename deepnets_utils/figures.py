@@ -66,7 +66,7 @@ def embedded(png: bytes, title: str, alt: str) -> HTML:
 
 
 class LiveCurve:
-    """Draws one history while a run trains, as `on_epoch` of `training.train`.
+    """Draws one history while a run trains, as `on_epoch` of `training.train`, and once it is whole.
 
     metric: name in the history. live: redraw in place; else only `draw` at the end.
     """

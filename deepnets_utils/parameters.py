@@ -82,11 +82,7 @@ class Parameter:
         if self.type == "list" and not text.startswith("["):
             items = [item.strip() for item in text.split(",")]
             return self.check([item if item in self.choices else _literal(item) for item in items])
-        try:
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-        except (ValueError, SyntaxError):
-            raise ParameterError(f"{self.name} must be {self.type}, not {text!r}") from None
-        return self.check(value)
+        return self.check(_literal({"true": "True", "false": "False"}.get(text.lower(), text)))
 
 
 def notebook_path(study: str) -> Path:

@@ -7,9 +7,14 @@ import time
 LINE_SECONDS = 30.0
 
 
+def in_jupyter() -> bool:
+    """Return True in a kernel of JupyterLab, False in one that a report started, be it from JupyterLab."""
+    return bool(os.environ.get("JPY_SESSION_NAME"))
+
+
 def watched() -> bool:
     """Return True in JupyterLab and at a terminal, False under papermill and in logs."""
-    return "JPY_SESSION_NAME" in os.environ or sys.stderr.isatty()
+    return in_jupyter() or sys.stderr.isatty()
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +53,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print one line."""
         # JupyterLab shows stderr in red, as if something had gone wrong.
-        print(text, file=sys.stdout if "JPY_SESSION_NAME" in os.environ else sys.stderr, flush=True)
+        print(text, file=sys.stdout if in_jupyter() else sys.stderr, flush=True)
 
     def advance(self) -> None:
         """Count one finished run."""

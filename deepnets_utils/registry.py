@@ -97,7 +97,7 @@ def _source_tag(caller: types.FrameType) -> str:
     linecache.checkcache(file)
     source = "".join(linecache.getlines(file, caller.f_globals))
     if not source:
-        raise ValueError(f"there is no source of {file}: define it in a notebook's cell or a file, or give a version")
+        raise ValueError(f"there is no source of {file}: define it in a notebook's cell or a file")
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
 
 

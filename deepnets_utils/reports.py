@@ -37,6 +37,7 @@ from deepnets_utils.parameters import (
 )
 from deepnets_utils.progress import duration
 from deepnets_utils.summaries import read, read_all, write_text
+from deepnets_utils.workers import resolve
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
         groups = [job for job in jobs if job not in last], last
         return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
     light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
-    together = min(len(jobs), os.cpu_count() or 1) if light else 1
+    together = min(len(jobs), resolve("cpu", 0)[1]) if light else 1
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more

@@ -111,7 +111,8 @@ class Question:
 class Verdict:
     """verdict: supported, contradicted or undecided. effect: of the deciding pair (the weakest, or the most
     opposite when contradicted), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio"
-    (lhs / rhs) of means. n: fewest finished runs in a pair that has any. p-values are corrected in claim and family."""
+    (lhs / rhs) of means. n: fewest finished runs in a pair that has any; comparisons: the
+    number of those pairs. p-values are corrected in claim and family."""
 
     id: str
     protocol: str
@@ -122,6 +123,7 @@ class Verdict:
     scale: str
     pair: str
     n: int
+    comparisons: int
     p_supported: float
     p_contradicted: float
     note: str
@@ -164,7 +166,7 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
         effect = decides.ratio() if scale == "ratio" else decides.difference()
         n, note = min(pair.n for pair in known), _note(question)
         about = (claim.id, question.protocol, word, *effect, scale, decides.name)
-        verdicts.append(Verdict(*about, n, p_for, p_against, note))
+        verdicts.append(Verdict(*about, n, len(known), p_for, p_against, note))
     return verdicts
 
 

@@ -67,7 +67,7 @@ class Study:
         self._trained = 0
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
-        self._tables: dict[tuple[str, str], dict[tuple[str, str], pd.DataFrame]] = {}
+        self._tables: dict[tuple[str, str], dict[str, dict[str, pd.DataFrame]]] = {}
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
@@ -165,15 +165,15 @@ class Study:
         one; a plain number is exact. source, table, metric: as in data/published/results.csv. form: how our numbers
         are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
-        shown = None
+        texts = []
         for protocol, cells in values.items():
             exact = all(np.ndim(cell) == 0 for cell in cells.values())
             frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact)
-            self._tables.setdefault((source, table), {})[metric, protocol] = frame
+            self._tables.setdefault((source, table), {}).setdefault(protocol, {})[metric] = frame
             self.keep(cells, table, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
-            shown = text if shown is None else shown.join(text.drop(columns="published"))
-        return shown
+            texts.append(text.drop(columns="published") if texts else text)
+        return pd.concat(texts, axis=1).fillna("")
 
     def keep(self, cells: Mapping[Label, Any], table: str, metric: str, protocol: str = "") -> None:
         """Keep numbers that a claim refers to and that stand in no printed table."""
@@ -186,14 +186,12 @@ class Study:
         for protocol, frame in self._by_protocol(source, table).items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
             counts = summaries.counts(frame["verdict"])
-            lines[protocol] = {"cells": len(frame)} | counts | {"mean distance": distance}
+            lines[protocol] = {"cells": int(frame["verdict"].ne("").sum())} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
     def _by_protocol(self, source: str, table: str) -> dict[str, pd.DataFrame]:
-        frames: dict[str, list[pd.DataFrame]] = {}
-        for (_, protocol), frame in self._tables[source, table].items():
-            frames.setdefault(protocol, []).append(frame)
-        return {protocol: pd.concat(parts, ignore_index=True) for protocol, parts in frames.items()}
+        of_table = self._tables[source, table]
+        return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
 
     def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
@@ -213,7 +211,6 @@ class Study:
         for verdict in statistics.judge(questions):
             claim = statements[verdict.id]
             about = {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
-            about["comparisons"] = len(claim.pairs)
             if verdict.scale == "difference":
                 points = claim.metric.endswith(("accuracy", "error"))
                 about["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
@@ -241,13 +238,13 @@ class Study:
     def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
         """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text.
 
-        A figure in which nothing is drawn yet is a text that says so.
+        A figure in which nothing is drawn is a text that says so.
         """
         from deepnets_utils import figures
 
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
-            return HTML(f"<p>{escape(title)}: none of its runs is stored yet.</p>")
+            return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")
         file = self.figures_folder / f"{self.name}_{name}.png"
         pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
         figures.plt.close(figure)

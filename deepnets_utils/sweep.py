@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from deepnets_utils.estimates import estimate, images_seen
+from deepnets_utils.parameters import ParameterError
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import LOOP_VERSION, Result, Run
 from deepnets_utils.store import Store
@@ -75,8 +76,9 @@ def sweep(
     gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
     writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest: after the first
     Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows.
-    Raises ValueError for an impossible train or workers and SweepTooLong before anything is trained, OSError when
-    a record cannot be written, TrainingFailed (from the first error) after all other runs are done.
+    Raises ValueError for an impossible train or workers, ParameterError for runs of another training loop, and
+    SweepTooLong, before anything is trained, OSError when a record cannot be written, TrainingFailed (from the first
+    error) after all other runs are done.
     """
     if train not in ("missing", "never"):
         raise ValueError(f"train must be missing or never, not {train!r}")
@@ -88,7 +90,7 @@ def sweep(
     missing = [unique[digest] for digest, result in results.items() if result is None]
     if missing and train == "missing":
         if outdated := {run.loop_version for run in missing} - {LOOP_VERSION}:
-            raise ValueError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
+            raise ParameterError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
         phases, teachers = _phases(missing, store)
         again = [run for run in teachers.values() if run.digest not in unique or results[run.digest]]

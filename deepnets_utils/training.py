@@ -25,7 +25,7 @@ from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.schedules import build_schedule
-from deepnets_utils.tasks import Split, Task, build_task
+from deepnets_utils.tasks import OF_THE_LOSS, Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
 GRADIENT_BINS = 20  # windows of steps over which the recorded gradients' norms are averaged
@@ -45,7 +45,7 @@ def train(
 ) -> Result:
     """Train and test one run and return its Result.
 
-    device: "cpu", "cuda" or "cuda:N". checkpoint: a file, written at the first end of an epoch that is
+    device: "cpu" or "cuda". checkpoint: a file, written at the first end of an epoch that is
     `checkpoint_seconds` after the last writing, from which an interrupted run goes on.
     on_epoch: called after each epoch with its number (from 1) and the history so far.
     weights: a file that the trained network is written to, NaN where it diverged.
@@ -121,6 +121,15 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         raise ValueError(
             f"a student needs a teacher and its task a distillation, other runs have neither; this has {has}"
         )
+    if run.teacher is not None:
+        own, theirs = (
+            (of.task.name, {name: value for name, value in of.task.options if name not in OF_THE_LOSS})
+            for of in (run, run.teacher)
+        )
+        if own != theirs:
+            raise ValueError(f"a student and its teacher need the same inputs and classes, not {own} and {theirs}")
+        if run.teacher.evaluation_mode != "eval":
+            raise ValueError("a teacher needs evaluation_mode eval: else its batch norm has seen test images")
     if run.keep_best and ("validation" not in splits or "error" not in task.measures):
         raise ValueError("keep_best needs a task with a validation split and an error")
     on = build_schedule(run.schedule).on if run.schedule else ""

@@ -109,6 +109,7 @@ def finish(run: Run, **provenance: object) -> Result:
         ("train nowhere.jsonl", "nowhere.jsonl cannot be read (No such file or directory)"),
         ("train {list} --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
         ("train {bad}", "02_good.runs.jsonl, line 2 is not a run"),
+        ("train {older}", "runs of training loop {7}, here it is 1: plan them again"),
         ("list 3", "no study is called '3'"),
         ("data imagenet", "no data set is called 'imagenet'; there are mnist, fashion_mnist, cifar10"),
         ("publish --profile fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
@@ -122,7 +123,8 @@ def test_what_the_user_can_put_right_is_one_line_before_anything_runs(
     good = make_list(project / "lists", "01_raising", [RUN])
     bad = make_list(project / "lists", "02_good", [RUN])
     bad.write_text(bad.read_text() + '{"dataset": "mnist"}\n')
-    code, out, err = deepnets(*arguments.format(list=good, bad=bad).split())
+    older = make_list(project / "lists", "older", [replace(RUN, loop_version=7)])
+    code, out, err = deepnets(*arguments.format(list=good, bad=bad, older=older).split())
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
     assert not (project / "reports").exists() and not (project / "runs").exists()
 
@@ -203,6 +205,9 @@ def test_status_counts_what_is_stored_here_or_published(deepnets: Deepnets, proj
     assert "quick  02_good: 2 runs, 0 missing; reported 20" in out and "paper  02_good: 4 runs, 2 missing, about" in out
     assert "data sets in" in out
     assert "quick" not in deepnets("status", "--profile", "paper")[1]
+    (project / "reports" / "quick" / "01_raising.runs.jsonl").write_text('{"dataset": "mnist"}')
+    code, out, _ = deepnets("status")
+    assert code == 0 and "01_raising: cannot be read" in out and "paper  02_good: 4 runs, 2 missing" in out
 
 
 @pytest.mark.parametrize("line", ["<<<<<<< HEAD", "[1]"])
@@ -270,7 +275,7 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
     make_list(project / "reports" / "paper", "02_good", [*runs, embedded])
     with pytest.warns(UserWarning, match="other data than the canonical mnist"):
         code, out, _ = deepnets("publish")
-    assert code == 0 and out == f"{file}: 2 runs published, 2 missing\n"
+    assert code == 0 and out == f"{file}: 2 runs published, 2 missing, 1 left out that are planned no more\n"
     assert {result.run for result in read_records(file)} == {runs[0], runs[2]}
 
 

@@ -365,6 +365,7 @@ def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Serve
     data.download(small)
     path = first_file(small, root)
     path.write_bytes(path.read_bytes()[:-7])
+    (path.parent / "notes.txt").write_text("somebody's own")
     server.mode = "wrong"
     with pytest.raises(data.DataDamaged):
         data.download(small)
@@ -373,6 +374,7 @@ def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Serve
     data.download(small)
     assert data.check(small) == "ready"
     assert data.load(small).fingerprint == data.CANONICAL[small]
+    assert (path.parent / "notes.txt").read_text() == "somebody's own"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit", "a folder", "gone"])

@@ -171,6 +171,20 @@ def test_a_student_needs_a_teacher_and_a_distillation() -> None:
         train(make_run(teacher=make_run()))
 
 
+@pytest.mark.parametrize(
+    "teacher, match",
+    [
+        ({"options": {"inputs": "unit"}}, "the same inputs and classes"),
+        ({"options": {"validation_size": 0}}, "the same inputs and classes"),
+        ({"options": {"classes": "0,8"}}, "the same inputs and classes"),
+        ({"evaluation_mode": "train"}, "a teacher needs evaluation_mode eval"),
+    ],
+)
+def test_a_student_sees_what_its_teacher_has_learned_from(teacher: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train(make_run(teacher=make_run(**teacher), options={"distillation": "kl"}))
+
+
 def test_keep_best_needs_validation_images() -> None:
     with pytest.raises(ValueError, match="keep_best needs a task with a validation split"):
         train(make_run(keep_best=True, options={"validation_size": 0}))

@@ -137,6 +137,12 @@ def test_the_kernel_is_this_python_beside_the_notebooks(good) -> None:
     assert device == f"{sys.executable} in {paths.NOTEBOOKS.resolve()}"
 
 
+def test_nobody_watches_a_report_that_jupyterlab_started(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    write_notebook("01_good", ["from deepnets_utils.progress import watched\n\nassert not watched()"])
+    assert reports.make_report("1", {}).error == ""
+
+
 def test_the_page_stands_alone(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)

@@ -154,6 +154,21 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     )
 
 
+def test_a_comparison_shows_and_counts_what_one_protocol_alone_has():
+    made = study(profile="paper")
+    one, other = ({("Net", column): [7.0, 7.1]} for column in ("sharing, aux", "ours"))
+    shown = made.compare({"as_published": one, "as_coded": one | other}, "siamese", "table1", "test_error")
+    assert shown.loc[("Net", "ours"), "ours as_coded"] and not shown.loc[("Net", "ours"), "ours as_published"]
+    assert list(shown.index[:-1]) == list(made.compare({"": one}, "siamese", "table1", "test_error").index)
+    assert made.agreement("siamese", "table1").loc["as_coded", "cells"] == 16
+    made.judge(["siamese.aux_lowers", "siamese.both_best"], ["as_coded"])
+    assert [line["comparisons"] for line in made._verdicts] == [8, 12], "none has runs on both sides"
+    two = {("Net", column): [9.0, 9.1] for column in ("sharing, no aux", "no sharing, aux")}
+    made.compare({"as_coded": one | two}, "siamese", "table1", "test_error")
+    made.judge(["siamese.both_best"], ["as_coded"])
+    assert "the weakest of 2 comparisons" in made.verdict("siamese.both_best")
+
+
 def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
     made = study(profile="paper")
     cells = {("Net", "parameters"): 15460}

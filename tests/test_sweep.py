@@ -389,6 +389,8 @@ def test_images_of_a_run_count_what_its_task_takes_when_nothing_is_said() -> Non
         dataset="mnist", task=task("digit_pairs"), model=Spec("fake", 1), learning_rate=0.1, epochs=3, batch_size=1
     )
     assert images_seen(run) == 3_000 and images_seen(dataclasses.replace(run, task=task("pixel_statistic"))) == 165_000
+    two = task("image_classes", classes="3,5", validation_size=2_000)
+    assert images_seen(dataclasses.replace(run, dataset="cifar10", task=two)) == 24_000
 
 
 def test_runs_of_another_training_loop_are_refused(store: Store) -> None:

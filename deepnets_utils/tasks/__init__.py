@@ -47,6 +47,9 @@ class Split:
         return pixels if self.mean is None else (pixels - self.mean) / self.deviation
 
 
+OF_THE_LOSS = ("auxiliary", "distillation", "temperature")  # options that leave inputs and targets as they are
+
+
 class Task(Protocol):
     """What the training loop needs of a task.
 
