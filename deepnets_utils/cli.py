@@ -221,7 +221,7 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
         old = [result for result in read_records(file) if result.run.digest not in planned_now] if file.exists() else []
         if results:
             write_records(file, results)
-        dropped = f", {len(old)} left out that are planned no more" if old else ""
+        dropped = f", {len(old)} left out that are planned no more" if old and results else ""
         print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing{dropped}")
 
 
