@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import get_context
@@ -104,6 +105,7 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
 
     Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time; else one
     after the other, for each uses all workers. What reads the others' results comes last, here and in the outcomes.
+    Raises ParameterError as `make_report` does, and ChildProcessError when one of several processes is killed.
     """
     last = [job for job in jobs if reads_others(notebook_path(job[0]))]
     if 0 < len(last) < len(jobs):
@@ -116,7 +118,10 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more
     with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
-        outcomes = [future.result() for future in reversed(made)]
+        try:
+            outcomes = [future.result() for future in reversed(made)]
+        except BrokenProcessPool:
+            raise ChildProcessError("a process that made a report was killed (out of memory?): run it again") from None
     for folder in {outcome.folder for outcome in outcomes}:
         write_indexes(folder)  # two that end at once may each miss the other
     return outcomes

@@ -478,6 +478,20 @@ def test_a_report_that_is_killed_leaves_the_old_page_and_no_kernel(project: Path
     assert not list(folder.glob(".*.ipynb"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' processes import the module anew")
+def test_a_report_process_that_is_killed_among_several_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "reads_others", lambda notebook: False)
+    monkeypatch.setattr(reports, "notebook_path", Path)
+    monkeypatch.setattr(reports, "resolve", lambda device, workers: ("cpu", 2))
+    monkeypatch.setattr(reports, "make_report", _killed)
+    with pytest.raises(ChildProcessError, match="was killed"):
+        reports.make_reports([("01_a", {"profile": "smoke"}), ("02_b", {"profile": "smoke"})])
+
+
+def _killed(study: str, given: object, *, hide_code: bool) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_two_reports_of_one_study_at_once(project: Path) -> None:
     write_notebook("01_good", ["# A good study", "import time; time.sleep(0.5)"])
     with ProcessPoolExecutor(2, FORK) as pool:
