@@ -103,16 +103,23 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
 def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
     """Make the reports of several studies, each with its values, as `make_report` does.
 
-    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time; else one
-    after the other, for each uses all workers. What reads the others' results comes last, here and in the outcomes.
+    Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time, and in quick
+    on a CPU, too, each with its share of the CPUs, unless `workers` is given; else one after the other, for each uses
+    all workers. What reads the others' results comes last, here and in the outcomes.
     Raises ParameterError as `make_report` does, and ChildProcessError when one of several processes is killed.
     """
     last = [job for job in jobs if reads_others(notebook_path(job[0]))]
     if 0 < len(last) < len(jobs):
         groups = [job for job in jobs if job not in last], last
         return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
-    light = all(values.get("profile") == "smoke" or values.get("train") == "never" for _, values in jobs)
-    together = min(len(jobs), resolve("cpu", 0)[1]) if light else 1
+    cpus, settings = resolve("cpu", 0)[1], [values for _, values in jobs]
+    together = min(len(jobs), cpus)
+    if together > 1 and not all(v.get("profile") == "smoke" or v.get("train") == "never" for v in settings):
+        quick = all(v.get("profile") == "quick" and not v.get("workers") for v in settings)
+        if quick and all(resolve(v.get("device", "auto"), 0)[0] == "cpu" for v in settings):
+            jobs = [(study, {**values, "workers": cpus // together}) for study, values in jobs]
+        else:
+            together = 1
     if together == 1:
         return [make_report(study, values, hide_code=hide_code) for study, values in jobs]
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork need not import everything once more

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -478,11 +478,42 @@ def test_a_report_that_is_killed_leaves_the_old_page_and_no_kernel(project: Path
     assert not list(folder.glob(".*.ipynb"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' processes import the module anew")
-def test_a_report_process_that_is_killed_among_several_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four CPUs, and studies that need no notebook; see `_told` and `_killed`."""
+    if sys.platform != "linux":
+        pytest.skip("other systems' processes import the module anew")
     monkeypatch.setattr(reports, "reads_others", lambda notebook: False)
     monkeypatch.setattr(reports, "notebook_path", Path)
-    monkeypatch.setattr(reports, "resolve", lambda device, workers: ("cpu", 2))
+    monkeypatch.setattr(reports, "write_indexes", lambda folder: None)
+    monkeypatch.setattr(reports, "resolve", lambda device, workers: ("cpu" if device == "auto" else device, 4))
+    monkeypatch.setattr(reports, "make_report", _told)
+
+
+def _told(study: str, given: Mapping[str, object], *, hide_code: bool) -> reports.Outcome:
+    return reports.Outcome(study, Path(), f"{given.get('workers')} in {os.getpid()}", 0.0)
+
+
+@pytest.mark.parametrize(
+    "values, shared, workers",
+    [
+        ({"profile": "quick"}, True, 2),
+        ({"profile": "quick", "workers": 3}, False, 3),
+        ({"profile": "quick", "device": "cuda"}, False, None),
+        ({"profile": "quick", "train": "never"}, True, None),
+        ({"profile": "smoke"}, True, None),
+        ({"profile": "paper"}, False, None),
+        ({"profile": "paper", "train": "never"}, True, None),
+    ],
+)
+def test_which_reports_share_the_cpus(several: None, values: dict, shared: bool, workers: int | None) -> None:
+    outcomes = reports.make_reports([("01_a", values), ("02_b", values)])
+    assert [outcome.study for outcome in outcomes] == ["01_a", "02_b"]
+    assert [outcome.error.partition(" in ")[0] for outcome in outcomes] == [str(workers)] * 2
+    assert all((outcome.error == f"{workers} in {os.getpid()}") != shared for outcome in outcomes)
+
+
+def test_a_report_process_that_is_killed_among_several_is_named(several, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "make_report", _killed)
     with pytest.raises(ChildProcessError, match="was killed"):
         reports.make_reports([("01_a", {"profile": "smoke"}), ("02_b", {"profile": "smoke"})])
