@@ -128,9 +128,10 @@ class Study:
     def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
         """Return the Results of cells of runs, after training those that are not stored (with train "missing").
 
-        The first run of every cell comes first, then the second: interrupted, all cells have about as many.
+        The first run of every cell comes first, then the second: interrupted, all cells have about as many. A table's
+        last cells, mostly of its largest networks, begin each round: at a sweep's end the small ones fill all workers.
         """
-        rounds = itertools.zip_longest(*cells.values())
+        rounds = itertools.zip_longest(*reversed(list(cells.values())))
         runs = {run.digest: run for group in rounds for run in group if run is not None}
         self._runs |= runs
         missing = sum(self.store.get(run) is None for run in runs.values())

@@ -286,7 +286,7 @@ def test_a_study_without_runs_finishes(output):
     assert (output / f"reports/smoke/{NAME}.runs.jsonl").read_text() == ""
 
 
-def test_a_sweep_begins_with_the_first_run_of_every_cell(output):
+def test_a_sweep_begins_with_the_first_run_of_every_cell_and_of_these_with_the_last(output):
     made, runs = study(profile="smoke", train="never"), [digits_run(seed) for seed in range(5)]
     for run in runs[1:]:
         made.store.put(Result(run=run, status="finished", metrics={"loss": float(run.seed)}, provenance=PROVENANCE))
@@ -296,4 +296,4 @@ def test_a_sweep_begins_with_the_first_run_of_every_cell(output):
     }  # fmt: skip
     made.finish()
     lines = (output / f"reports/smoke/{NAME}.runs.jsonl").read_text().splitlines()
-    assert [json.loads(line).get("seed", 0) for line in lines] == [0, 2, 3, 1, 4]
+    assert [json.loads(line).get("seed", 0) for line in lines] == [3, 2, 0, 4, 1]
