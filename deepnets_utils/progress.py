@@ -30,13 +30,16 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Counts finished runs out of `total`: one bar, or a line at the start, every 30 s and at the end."""
+    """Counts finished runs out of `total`: one bar, or a line at the start, every 30 s and at the end.
 
-    def __init__(self, total: int, title: str) -> None:
-        self.total, self.done = total, 0
+    title: begins these lines, for several notebooks may write into one log. plan: what the first of them says.
+    """
+
+    def __init__(self, total: int, title: str, plan: str) -> None:
+        self.total, self.title, self.done = total, title, 0
         self._started = self._spoken = time.monotonic()
         self._bar = None
-        self.say(title)
+        self.say(f"{title}: {plan}")
         if watched():
             from tqdm.auto import tqdm
 
@@ -48,7 +51,8 @@ class Reporter:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        self.say(f"{self.done} of {self.total} runs stored after {duration(time.monotonic() - self._started)}")
+        took = duration(time.monotonic() - self._started)
+        self.say(f"{self.title}: {self.done} of {self.total} runs stored after {took}")
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -64,4 +68,4 @@ class Reporter:
         elif now - self._spoken >= LINE_SECONDS and self.done < self.total:
             self._spoken = now
             left = (now - self._started) / self.done * (self.total - self.done)
-            self.say(f"{self.done} of {self.total} runs, about {duration(left)} left")
+            self.say(f"{self.title}: {self.done} of {self.total} runs, about {duration(left)} left")

@@ -107,7 +107,7 @@ def sweep(
                 "(--yes on the command line)"
             )
         with (
-            Reporter(len(missing), f"{title}: {text}, {duration(seconds)}") as reporter,
+            Reporter(len(missing), title, f"{text}, {duration(seconds)}") as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)

@@ -86,7 +86,7 @@ def test_a_log_gets_few_lines(store: Store, capfd: pytest.CaptureFixture) -> Non
     sweep([make_run(seed) for seed in range(30)], store=store, trainer=TRAINER, title="Table I")
     first, last = capfd.readouterr().err.splitlines()
     assert first.startswith("Table I: 29 of 30 runs to train on cpu, 1 at a time, ")
-    assert last.startswith("29 of 29 runs stored after ")
+    assert last.startswith("Table I: 29 of 29 runs stored after ")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
