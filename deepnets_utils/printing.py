@@ -9,7 +9,7 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.runs import Run
-from deepnets_utils.statistics import difference_interval, summary
+from deepnets_utils.statistics import difference_interval, smallest_significant, summary
 
 Plan = Mapping[str, Mapping[tuple[str, ...], Sequence[Run]]]
 
@@ -54,6 +54,17 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
         of = f"; the {_rank(line)} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
         texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']}{of})" if ends else ""))
     return "; ".join(texts) or "not judged here"
+
+
+def resolution(n: int, claims: int) -> str:
+    """Return in words what n runs a side can show where so many claims are corrected together."""
+    if n < 2:
+        return "One run a side decides nothing."
+    first, last = (smallest_significant(n, k) for k in (claims, 1))
+    return (
+        f"With {n} runs a side a difference must be about {first:.1f} standard deviations to be significant at the "
+        f"first step of the correction, and {last:.1f} at the last."
+    )
 
 
 def note(line: Mapping[str, Any]) -> str:

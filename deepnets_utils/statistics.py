@@ -83,6 +83,14 @@ def difference_interval(
     return mean - other - half, mean - other + half
 
 
+def smallest_significant(n: int, claims: int = 1, alpha: float = 0.05) -> float:
+    """Return how many standard deviations two means of n runs each must be apart for Welch's one-sided test.
+
+    For the smallest p-value of so many claims, where Holm's correction begins; NaN below two runs.
+    """
+    return float(stdtrit(2 * n - 2, 1 - alpha / claims)) * math.sqrt(2 / n) if n > 1 else math.nan
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's step-down adjusted p-values, in the order given; ValueError for one outside 0 to 1."""
     if not all(0 <= p <= 1 for p in p_values):

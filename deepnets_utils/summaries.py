@@ -82,7 +82,8 @@ def missing(runs: Mapping[str, Any]) -> str:
     else:
         text += f"; they take about {duration(runs['missing_seconds'])} one after another"
         text += f", without {unknown} that nothing stored is like" if unknown else ""
-    return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")
+    text += f"; {runs['later']} more cannot be planned before them" if runs.get("later") else ""
+    return text + ("" if unknown == runs["missing"] else " (at the speed of stored runs, whatever device they had)")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -9,7 +9,16 @@ import pytest
 from scipy import stats
 
 from deepnets_utils.published import Claim, claim
-from deepnets_utils.statistics import Question, difference_interval, holm, judge, mean_interval, summary, welch
+from deepnets_utils.statistics import (
+    Question,
+    difference_interval,
+    holm,
+    judge,
+    mean_interval,
+    smallest_significant,
+    summary,
+    welch,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = math.nan
@@ -158,6 +167,18 @@ def test_p_values_are_welchs():
     interval = stats.ttest_ind(lhs, rhs, equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx(tuple(interval))
     assert (found.effect, found.scale, found.n) == (pytest.approx(lhs.mean() - rhs.mean()), "difference", 6)
+
+
+@pytest.mark.parametrize(("n", "claims"), [(3, 1), (3, 14), (10, 30)])
+def test_the_smallest_significant_difference_is_just_significant(n, claims):
+    rhs = np.linspace(-1, 1, n)
+    rhs /= rhs.std(ddof=1)
+    for nearly, word in ((1.001, "supported"), (0.999, "undecided")):
+        lhs = rhs + nearly * smallest_significant(n, claims)
+        others = [make("greater", id=f"study.other{k}") for k in range(claims - 1)]
+        family = [Question(other, cells((rhs, rhs))) for other in others]
+        assert judge([Question(make("greater"), cells((lhs, rhs))), *family])[0].verdict == word
+    assert math.isnan(smallest_significant(1))
 
 
 def test_a_sample_against_a_number_is_a_one_sample_test():

@@ -21,6 +21,7 @@ VARIANTS = [
     for auxiliary, stem in ((True, "imagenet"), (False, "cifar"))
 ]
 VARIANTS += [model(name, stem=stem) for name in ("VGG19", "ResNet18") for stem in ("imagenet", "cifar")]
+VARIANTS += [model("VGG19", batch_norm=True, stem=stem) for stem in ("imagenet", "cifar")]
 
 
 def on_meta(spec: Spec) -> nn.Module:
@@ -91,6 +92,7 @@ def test_vgg19_is_torchvisions_without_batch_norm() -> None:
     network = on_meta(model("VGG19"))
     with torch.device("meta"):
         assert str(network) == str(torchvision.models.vgg19(num_classes=10))
+        assert str(on_meta(model("VGG19", batch_norm=True))) == str(torchvision.models.vgg19_bn(num_classes=10))
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
