@@ -37,7 +37,7 @@ class Batches:
         drawn: Any = [None] * len(inputs)
         if self.augmentation is not None:
             draw = generator(f"augmentation of epoch {epoch}", self.run.seed)
-            drawn = self.augmentation.draw(len(order), draw).to(order.device).split(self.run.batch_size)
+            drawn = self.augmentation.draw(len(split), draw)[: len(order)].to(order.device).split(self.run.batch_size)
         for x, y, numbers in zip(inputs, targets, drawn, strict=True):
             pixels = split.pixels(x)
             if numbers is not None:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from deepnets_utils.files import move_aside, write_whole
 from deepnets_utils.randomness import generator
-from deepnets_utils.runs import Run
 
 
 @dataclass
@@ -45,14 +45,15 @@ class Progress:
     def keep_best(self, network: nn.Module) -> None:
         """Keep a copy of the weights where the last epoch has the lowest validation error."""
         error = self.history["validation_error"][-1]
+        error = math.inf if math.isnan(error) else error
         if not self.best or error < self.best["error"]:
             self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
 
 
-def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> None:
-    """Write the state of a run at the end of an epoch; parts: network, optimiser and scheduler, or None."""
+def save_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) -> None:
+    """Write the state of a training at the end of an epoch; parts: network, optimiser and scheduler, or None."""
     state = {
-        "digest": run.digest,
+        "digest": identity,
         "epoch": progress.epoch,
         "order": progress.order,
         "history": progress.history,
@@ -67,17 +68,17 @@ def save_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> No
     save_state(path, state)
 
 
-def load_checkpoint(path: Path, run: Run, progress: Progress, *parts: Any) -> bool:
+def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) -> bool:
     """Put the state of `path` into the given objects and return True; False when there is none to use.
 
-    A file that is damaged or of another run is moved aside with a warning. Nothing in it is executed.
+    A file that is damaged or of another identity is moved aside with a warning. Nothing in it is executed.
     """
     if not path.exists():
         return False
     present = [part for part in parts if part is not None]
     fresh = copy.deepcopy([part.state_dict() for part in present])
     try:
-        state, _ = load_state(path, run.digest)
+        state, _ = load_state(path, identity)
         kept = {name: state[name] for name in ("epoch", "order", "history", "gradients", "best")}
         kept["seconds"], random_state = tuple(state["seconds"]), state["torch_generator"]
         for part, saved in zip(parts, state["parts"], strict=True):
@@ -108,7 +109,7 @@ def save_state(path: Path, state: dict[str, Any]) -> str:
 
 
 def load_state(path: Path, digest: str) -> tuple[dict[str, Any], str]:
-    """Return what `save_state` wrote for the run with this digest, on the CPU, and its sha256; ValueError if it is not.
+    """Return what `save_state` wrote under this digest, on the CPU, and its sha256; ValueError if it is not.
 
     Nothing in the file is executed.
     """
@@ -117,5 +118,5 @@ def load_state(path: Path, digest: str) -> tuple[dict[str, Any], str]:
         raise ValueError("its checksum does not match the content")
     state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
     if state["digest"] != digest:
-        raise ValueError("it belongs to another run")
+        raise ValueError("it belongs to another training")
     return state, content[:32].hex()

@@ -99,7 +99,14 @@ def evaluate(run: Run, task: Task, network: nn.Module, batches: Batches, split: 
         joined = type(first)(*map(_joined, zip(*outputs, strict=True)))
     else:
         joined = _joined(outputs)
-    return {f"{name}_{key}": value for key, value in task.metrics(joined, split.targets).items()}
+    return measured(task, joined, split.targets, name)
+
+
+def measured(task: Task, outputs: Any, targets: Tensor, name: str) -> dict[str, Any]:
+    """Return a split's metrics with its name before theirs; NaN where an output is not finite, lists as they are."""
+    whole = all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else [outputs]))
+    metrics = task.metrics(outputs, targets).items()
+    return {f"{name}_{key}": value if whole or isinstance(value, list) else math.nan for key, value in metrics}
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

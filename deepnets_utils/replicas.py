@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deepnets_utils.checkpoints import Progress
 from deepnets_utils.learning_rates import STEPS, suggestion, tested_rates
+from deepnets_utils.loop import measured
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Run, Spec
@@ -197,8 +198,7 @@ class StackedTraining:
             joined = [type(outputs[0])(*(part[r] for part in parts)) for r in range(replicas)]
         else:
             joined = torch.cat(outputs, 1).cpu()
-        metrics = [task.metrics(joined[r], targets[r]) for r, task in enumerate(tasks)]
-        return [{f"{name}_{key}": value for key, value in own.items()} for own in metrics]
+        return [measured(task, joined[r], targets[r], name) for r, task in enumerate(tasks)]
 
 
 def train_replicas(

@@ -28,6 +28,7 @@ from deepnets_utils.schedules import build_schedule
 from deepnets_utils.tasks import OF_THE_LOSS, Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
+OF_THE_RANGE_TEST = ("learning_rate", "range_test_losses")
 GRADIENT_BINS = 20  # windows of steps over which the recorded gradients' norms are averaged
 
 OnEpoch = Callable[[int, dict[str, list[float]]], None]
@@ -66,11 +67,13 @@ def train(
         else:
             path, place = "loop", torch.device(device)
             check_parts(run, task, splits)
-            batches = Batches(run)
+            lead, identity = None, run.digest
             if run.teacher is not None:
-                batches.teacher, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
-            network, saving = make_network(run, place), Saving(checkpoint, checkpoint_seconds, clock)
-            outcome = train_network(run, task, network, batches, splits, saving, on_epoch)
+                lead, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
+                identity += extra["teacher_weights_sha256"]  # a teacher that was trained again may have other weights
+            batches, network = Batches(run, lead), make_network(run, place)
+            saving = Saving(checkpoint, checkpoint_seconds, clock, identity)
+            outcome = settled(run, splits, train_network(run, task, network, batches, splits, saving, on_epoch))
             if weights is not None:
                 if outcome["status"] == "diverged":  # and so do its students, at their first step
                     for parameter in network.parameters():
@@ -95,7 +98,8 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
         kinds = {(run.task, run.data_seed) for run in runs}
         splits = {(task, data_seed): build_task(task).splits(images, data_seed) for task, data_seed in kinds}
         tasks = [build_task(run.task) for run in runs]
-        outcomes = train_replicas(runs, tasks, [splits[run.task, run.data_seed] for run in runs], device)
+        own = [splits[run.task, run.data_seed] for run in runs]
+        outcomes = list(map(settled, runs, own, train_replicas(runs, tasks, own, device)))
     origin = provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
     return [Result(run=run, provenance=dict(origin), **outcome) for run, outcome in zip(runs, outcomes, strict=True)]
 
@@ -133,9 +137,10 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
     if run.keep_best and ("validation" not in splits or "error" not in task.measures):
         raise ValueError("keep_best needs a task with a validation split and an error")
     on = build_schedule(run.schedule).on if run.schedule else ""
-    if on and on.partition("_")[2] not in task.measures:
-        measured = ", ".join(task.measures)
-        raise ValueError(f"the schedule looks at {on}, and {run.task.name} measures {measured} only")
+    watched = [name for name in splits if name == "validation" or (name == "test" and run.watch_test)]
+    measured = [f"{name}_{measure}" for name in watched for measure in task.measures]
+    if on and on not in measured:
+        raise ValueError(f"the schedule looks at {on}, and of each epoch this run measures {measured}")
     for name, split in splits.items():
         training = name == "train" or run.evaluation_mode == "train"
         for size in {min(run.batch_size, len(split)), len(split) % run.batch_size or run.batch_size}:
@@ -200,12 +205,8 @@ def train_network(
             return {"status": "diverged", "diverged_at_step": 0, "metrics": found, "history": {}}
     optimizer = make_optimizer(run, network, learning_rate)
     schedule = build_schedule(run.schedule) if run.schedule else None
-    measured = ["train", *(name for name in splits if name == "validation" or run.watch_test)]
-    looks_at = schedule.on.split("_")[0] if schedule and schedule.on else "train"
-    if looks_at not in measured:
-        raise ValueError(f"the schedule looks at the {looks_at} split, this run measures {', '.join(measured)}")
     scheduler = schedule.start(optimizer) if schedule else None
-    saving.load(run, progress, network, optimizer, scheduler)
+    saving.load(progress, network, optimizer, scheduler)
 
     while progress.epoch < run.epochs:
         if run.shuffle == "every_epoch" or progress.order is None:
@@ -230,7 +231,7 @@ def train_network(
             schedule.step(scheduler, progress.history)
         if on_epoch is not None:
             on_epoch(progress.epoch, progress.history)
-        saving.save(run, progress, network, optimizer, scheduler)
+        saving.save(progress, network, optimizer, scheduler)
 
     metrics = found | evaluate(run, task, network, batches, splits["test"], "test")
     if run.keep_best:
@@ -243,6 +244,19 @@ def train_network(
         windows = torch.tensor(progress.gradients).T.chunk(min(GRADIENT_BINS, len(progress.gradients)), dim=1)
         metrics["gradient_norms"] = torch.stack([window.mean(1) for window in windows], 1).tolist()
     return {"status": "finished", "metrics": metrics, "history": progress.history}
+
+
+def settled(run: Run, splits: dict[str, Split], outcome: dict[str, Any]) -> dict[str, Any]:
+    """Return what a training gave, as diverged where its test metrics are not finite: its last update was too much."""
+    tested = [value for name, value in outcome["metrics"].items() if name.startswith("test_")]
+    if outcome["status"] == "diverged" or all(isinstance(value, list) or math.isfinite(value) for value in tested):
+        return outcome
+    return {
+        "status": "diverged",
+        "diverged_at_step": run.epochs * math.ceil(len(splits["train"]) / run.batch_size),
+        "metrics": {name: outcome["metrics"][name] for name in OF_THE_RANGE_TEST if name in outcome["metrics"]},
+        "history": {name: values[:-1] for name, values in outcome["history"].items() if values[:-1]},
+    }
 
 
 def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, Any]:
@@ -270,22 +284,23 @@ def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, A
 class Saving:
     """Writes a run's checkpoint at ends of epochs that lie `seconds` apart, and takes an interrupted run up again.
 
-    file: None for no checkpoints. clock: whose seconds go into the checkpoint.
+    file: None for no checkpoints. clock: whose seconds go into the checkpoint. identity: of the run and what it learns
+    from; a checkpoint of another one is not used.
     """
 
-    def __init__(self, file: Path | None, seconds: float, clock: "Clock") -> None:
-        self.file, self.seconds, self.clock = file, seconds, clock
+    def __init__(self, file: Path | None, seconds: float, clock: "Clock", identity: str) -> None:
+        self.file, self.seconds, self.clock, self.identity = file, seconds, clock, identity
         self._saved_at = time.monotonic()
 
-    def load(self, run: Run, progress: Progress, *parts: Any) -> None:
-        if self.file is not None and load_checkpoint(self.file, run, progress, *parts):
+    def load(self, progress: Progress, *parts: Any) -> None:
+        if self.file is not None and load_checkpoint(self.file, self.identity, progress, *parts):
             self.clock.add(progress.seconds)
 
-    def save(self, run: Run, progress: Progress, *parts: Any) -> None:
+    def save(self, progress: Progress, *parts: Any) -> None:
         if self.file is not None and time.monotonic() - self._saved_at >= self.seconds:
             progress.seconds = self.clock.seconds()
             try:
-                save_checkpoint(self.file, run, progress, *parts)
+                save_checkpoint(self.file, self.identity, progress, *parts)
             except OSError as error:  # no room for weights may well be enough for a record
                 warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=2)
             self._saved_at = time.monotonic()

@@ -40,19 +40,14 @@ def versions() -> dict[str, str]:
     return installed | {"training loop": str(LOOP_VERSION)}
 
 
-def call_trainer(trainer: str, run: Run, device: str, files: dict[str, Path]) -> Result:
-    """Train one run with the function that "module:function" names; files: what it reads and writes, by option."""
-    module, _, function = trainer.partition(":")
-    return getattr(importlib.import_module(module), function)(run, device=device, **files)
-
-
 def call_group(
     driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path]
 ) -> list[Result]:
     """Train runs that `groups` put together, one call at a time in a process; this is what an Executor is sent.
 
-    driver: its `versions`. claim: a file that the driver has in its store now. files: of a run without a key. A worker
-    that does not see the claim shares no folder with the driver: it trains without checkpoints.
+    driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
+    a run without a key reads and writes, by option. A worker that does not see the claim shares no folder with the
+    driver: it trains without checkpoints.
     Raises UnfitWorker, before anything is trained.
     """
     host = f"worker {os.getpid()} on {socket.gethostname()}"
@@ -64,9 +59,11 @@ def call_group(
         files = {}
     try:
         with _one_run:
+            name, _, function = trainer.partition(":")
+            module = importlib.import_module(name)
             if group_key(trainer, runs[0], device) is None:
-                return [call_trainer(trainer, runs[0], device, files)]
-            return importlib.import_module(trainer.partition(":")[0]).train_group(runs, device=device)
+                return [getattr(module, function)(runs[0], device=device, **files)]
+            return module.train_group(runs, device=device)
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 

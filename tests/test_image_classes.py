@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepnets_utils import data
+from deepnets_utils import data, training
 from deepnets_utils.augment import augmentation
 from deepnets_utils.batches import Batches
+from deepnets_utils.checkpoints import Progress, load_state, save_state
 from deepnets_utils.models import model
 from deepnets_utils.randomness import generator
-from deepnets_utils.runs import Run
+from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
 from deepnets_utils.tasks import build_task, task
@@ -62,11 +63,10 @@ def test_two_classes_become_0_and_1() -> None:
     assert torch.equal(parts["test"].inputs[parts["test"].targets == 1], of_test)
 
 
-@pytest.mark.parametrize(("inputs", "top"), [("unit", 1.0), ("raw", 255.0)])
-def test_other_scales(inputs: str, top: float) -> None:
-    part = splits(inputs=inputs)["train"]
+def test_raw_inputs_are_0_to_255() -> None:
+    part = splits(inputs="raw")["train"]
     pixels = part.normalised(part.pixels(part.inputs))
-    assert pixels.min() == 0 and pixels.max().item() == pytest.approx(top)
+    assert pixels.min() == 0 and pixels.max().item() == pytest.approx(255)
 
 
 def test_grey_images_padded_and_repeated() -> None:
@@ -80,7 +80,7 @@ def test_grey_images_padded_and_repeated() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"inputs": "grey"}, "must be one of 'standardised', 'unit', 'raw', not 'grey'"),
+        ({"inputs": "grey"}, "must be one of 'standardised', 'raw', not 'grey'"),
         ({"distillation": "mse"}, "must be one of '', 'softmax_mse', 'logit_mse', 'kl', not 'mse'"),
         ({"classes": "3"}, "classes must be different numbers"),
         ({"classes": "3,3"}, "classes must be different numbers"),
@@ -174,7 +174,7 @@ def test_a_student_needs_a_teacher_and_a_distillation() -> None:
 @pytest.mark.parametrize(
     "teacher, match",
     [
-        ({"options": {"inputs": "unit"}}, "the same inputs and classes"),
+        ({"options": {"inputs": "raw"}}, "the same inputs and classes"),
         ({"options": {"validation_size": 0}}, "the same inputs and classes"),
         ({"options": {"classes": "0,8"}}, "the same inputs and classes"),
         ({"evaluation_mode": "train"}, "a teacher needs evaluation_mode eval"),
@@ -230,6 +230,73 @@ def test_students_of_a_teacher_that_diverged_count_as_diverged(store: Store) -> 
     student = make_run(teacher=teacher, options={"distillation": "softmax_mse"})
     lead, taught = sweep([teacher, student], store=store)
     assert lead.status == taught.status == "diverged" and taught.diverged_at_step == 0
+
+
+def test_so_do_those_of_a_teacher_whose_range_test_found_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "suggestion", lambda *_: math.nan)
+    teacher = make_run(learning_rate="range_test", seed=1)  # its initial weights are whole
+    student = make_run(teacher=teacher, options={"distillation": "softmax_mse"})
+    lead, taught = sweep([teacher, student], store=store)
+    assert lead.status == taught.status == "diverged" and taught.diverged_at_step == 0
+
+
+def test_a_checkpoint_of_another_teacher_is_not_used(tmp_path: Path) -> None:
+    teacher = make_run(seed=1)
+    student = make_run(teacher=teacher, options={"distillation": "kl"})
+    train(teacher, weights=tmp_path / "first.pt")
+    state, _ = load_state(tmp_path / "first.pt", teacher.digest)
+    other = {name: 1.1 * value for name, value in state["network"].items()}
+    save_state(tmp_path / "second.pt", state | {"network": other})
+    file = tmp_path / "checkpoint.pt"
+
+    def stop(epoch: int, history: dict) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def resumed(teacher: Path) -> Result:
+        with pytest.raises(KeyboardInterrupt):
+            train(student, teacher=tmp_path / "first.pt", checkpoint=file, checkpoint_seconds=0, on_epoch=stop)
+        return train(student, teacher=teacher, checkpoint=file)
+
+    whole = resumed(tmp_path / "first.pt")
+    assert whole.metrics == train(student, teacher=tmp_path / "first.pt").metrics
+    file.unlink()
+    with pytest.warns(UserWarning, match="it belongs to another training"):
+        swapped = resumed(tmp_path / "second.pt")
+    assert swapped.metrics == train(student, teacher=tmp_path / "second.pt").metrics
+
+
+def test_a_network_is_kept_as_its_last_epoch_left_it(tmp_path: Path) -> None:
+    saved = []
+    for keep_best in (False, True):
+        run = make_run(keep_best=keep_best, epochs=10, learning_rate=0.03)
+        result = train(run, weights=tmp_path / "weights.pt")
+        saved.append(load_state(tmp_path / "weights.pt", run.digest)[0]["network"])
+    assert result.metrics["selected_epoch"] < 10, "or the test shows nothing"
+    assert all(torch.equal(saved[0][name], value) for name, value in saved[1].items())
+
+
+def test_of_equal_errors_the_first_is_the_best() -> None:
+    progress, network = Progress.start(0), nn.Linear(1, 1)
+    for epoch, error in enumerate((3.0, 2.0, 2.0), 1):
+        progress.epoch = epoch
+        progress.record({"validation_error": error})
+        progress.keep_best(network)
+    assert progress.best["epoch"] == 2
+
+
+def test_the_teacher_computes_in_its_own_precision() -> None:
+    seen = []
+
+    class Sums(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return torch.stack([images.sum((1, 2, 3))] * 10, 1)
+
+    for theirs, own in (("bfloat16", "float32"), ("float32", "bfloat16")):
+        run = make_run(teacher=make_run(precision=theirs), options={"distillation": "kl"}, precision=own)
+        Batches(run, Sums()).taught(splits()["validation"])
+    assert seen == [True] * 2 + [False] * 2
 
 
 def test_the_teacher_sees_what_the_student_sees() -> None:

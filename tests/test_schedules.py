@@ -184,7 +184,7 @@ def test_the_history_holds_each_epochs_rate() -> None:
 
 def test_a_number_that_the_run_does_not_record() -> None:
     run = make_run(schedule("plateau", on="test_error"), epochs=1)
-    with pytest.raises(ValueError, match="looks at the test split, this run measures train, validation"):
+    with pytest.raises(ValueError, match="looks at test_error, and of each epoch .*'validation_error'"):
         train(run)
     with pytest.raises(ValueError, match="'on' .* must be one of 'validation_error', .*, not 'train_error'"):
         schedule("plateau", on="train_error")

@@ -180,13 +180,9 @@ def test_workers_are_used_again(store: Store) -> None:
 def test_a_worker_ends_when_it_is_told_to_whatever_it_does(store: Store) -> None:
     store.folder.mkdir()
     worker = workers_module.WorkerProcess()
-    worker.submit(
-        workers_module.call_trainer,
-        TRAINER,
-        make_run(0, seconds=60.0),
-        "cpu",
-        {"checkpoint": store.checkpoint(make_run(0))},
-    )
+    run = make_run(0, seconds=60.0)
+    arguments = ([run], "cpu", Path(store.claim(run).lock_file), {"checkpoint": store.checkpoint(run)})
+    worker.submit(workers_module.call_group, workers_module.versions(), TRAINER, *arguments)
     while not calls(store.folder):
         time.sleep(0.01)
     process = psutil.Process(calls(store.folder)[0]["pid"])
@@ -337,7 +333,9 @@ def test_ctrl_c_twice_keeps_what_is_stored_and_ends_at_once(store: Store, driver
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_teacher_is_trained_before_its_students_and_once(store: Store, workers: int) -> None:
+def test_a_teacher_is_trained_before_its_students_and_once(
+    store: Store, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     grand = make_run(7)
     teacher = make_run(8, teacher=grand)
     students = [make_run(seed, teacher=teacher) for seed in range(3)]
@@ -358,6 +356,9 @@ def test_a_teacher_is_trained_before_its_students_and_once(store: Store, workers
     assert len(calls(store.folder)) == 6, "no student is missing, so nobody needs the weights"
     more = sweep([make_run(10, teacher=teacher), teacher], **options)
     assert [result.run for result in more] == [make_run(10, teacher=teacher), teacher]
+    said = capsys.readouterr()
+    assert "1 of 2 runs to train on cpu" in said.err + said.out
+    assert "and 1 teachers whose weights are not here" in said.err + said.out
     again = [line["digest"] for line in calls(store.folder)][6:]
     assert again == [teacher.digest, make_run(10, teacher=teacher).digest], "its weights were lost, its teacher's not"
 

@@ -42,6 +42,7 @@ from deepnets_utils.training import (
     range_test,
     train,
     train_epoch,
+    train_group,
     train_network,
 )
 
@@ -68,7 +69,7 @@ def outcome(run: Run, seen: Task, splits: dict[str, Split]) -> dict:
     """What training on other splits than the task's gives."""
     with numerics():
         network = make_network(run, torch.device("cpu"))
-        return train_network(run, seen, network, Batches(run), splits, Saving(None, 1e9, Clock()), None)
+        return train_network(run, seen, network, Batches(run), splits, Saving(None, 1e9, Clock(), run.digest), None)
 
 
 def numbers(result: Result) -> str:
@@ -331,6 +332,13 @@ def test_a_learning_rate_that_is_far_too_high(store: Store) -> None:
     assert numbers(store.get(run)) == numbers(result)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_network_that_its_last_step_broke_has_diverged(together: bool) -> None:
+    run = make_run("Net", options={}, learning_rate=1e30, epochs=1, batch_size=60)  # one step in all
+    result = train_group([run, dataclasses.replace(run, learning_rate=1e-3)])[0] if together else train(run)
+    assert (result.status, result.diverged_at_step, result.metrics, result.history) == ("diverged", 1, {}, {})
+
+
 def test_a_diverged_run_leaves_no_checkpoint_in_the_store(store: Store) -> None:
     run = make_run("Net", options={}, learning_rate=1e30)
     store.put(train(run, checkpoint=store.checkpoint(run), checkpoint_seconds=0))
@@ -480,12 +488,15 @@ def test_a_training_goes_on_where_its_checkpoint_has_no_room(tmp_path: Path, und
     ("change", "message"),
     [
         ({"keep_best": True}, "keep_best needs a task with a validation split and an error"),
-        ({"schedule": schedule("plateau")}, "looks at validation_error, and pixel_statistic measures mse only"),
-        ({"schedule": schedule("plateau", on="validation_loss")}, "looks at validation_loss, and pixel_statistic"),
+        (
+            {"schedule": schedule("plateau")},
+            "looks at validation_error, .* measures \\['validation_mse'\\]",
+        ),
+        ({"schedule": schedule("plateau", on="validation_loss")}, "looks at validation_loss, and of each epoch"),
         (
             {"schedule": schedule("plateau", on="test_loss"), "watch_test": True, "model": model("Net")}
             | {"task": task("digit_pairs", train_size=64, test_size=64)},
-            "looks at test_loss, and digit_pairs measures error, digit_error only",
+            "looks at test_loss, and of each epoch this run measures \\['test_error', 'test_digit_error'\\]",
         ),
     ],
 )

@@ -14,11 +14,11 @@ from deepnets_utils.runs import Run, Spec
 
 
 @cache
-def cost(spec: Spec, input_shape: tuple[int, ...] = (3, 32, 32)) -> tuple[int, int]:
-    """Return the parameters of a model, and the multiply-adds of one input (without batch; CIFAR-10's shape)."""
+def cost(spec: Spec) -> tuple[int, int]:
+    """Return the parameters of a model, and the multiply-adds of one image of CIFAR-10's shape."""
     with torch.device("meta"):
         network = build_model(spec)
-    return sum(parameter.numel() for parameter in network.parameters()), multiply_adds(network, input_shape)
+    return sum(parameter.numel() for parameter in network.parameters()), multiply_adds(network, (3, 32, 32))
 
 
 def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -20,8 +20,8 @@ class ImageClasses:
     classes: "" for all, else the numbers of at least two with commas between them ("3,5"), which become 0, 1, ...
     train_size: 0 for all that are left, test_size: 0 for all. validation_size: taken from the training images.
     pad: black pixels added on each side, from 0. channels: 0 for those of the images, 3 repeats grey ones.
-    inputs: "standardised" with the training images' mean and deviation of each channel, "unit" for 0..1, "raw" for
-    0..255. auxiliary: weight of the loss of each auxiliary classifier of the network, from 0.
+    inputs: "standardised" with the training images' mean and deviation of each channel, "raw" for 0..255.
+    auxiliary: weight of the loss of each auxiliary classifier of the network, from 0.
     distillation: "", or what a student minimises (its Run has a teacher): "softmax_mse", the mean square of the
     difference of the softmaxes (distillation, Section 2), "logit_mse" of the logits, "kl", Hinton's, with a
     temperature above 0: both logits divided by it, the divergence multiplied by its square.
@@ -35,7 +35,7 @@ class ImageClasses:
     test_size: NonNegativeInt = 0
     pad: NonNegativeInt = 0
     channels: Literal[0, 3] = 0
-    inputs: Literal["standardised", "unit", "raw"] = "standardised"
+    inputs: Literal["standardised", "raw"] = "standardised"
     auxiliary: NonNegativeFloat = 0.0
     distillation: Literal["", "softmax_mse", "logit_mse", "kl"] = ""
     temperature: PositiveFloat = 4.0
@@ -74,9 +74,7 @@ class ImageClasses:
         kept = (place[labels] >= 0).nonzero().squeeze(1)
         return images[kept], place[labels[kept]]
 
-    def _scale(self, pixels: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        if self.inputs == "unit":
-            return None, None
+    def _scale(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if self.inputs == "raw":
             return torch.zeros(1, 1, 1), torch.full((1, 1, 1), 1 / 255)
         # In integers, exact and without a float copy of the whole set.
