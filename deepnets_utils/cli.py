@@ -6,6 +6,7 @@ stderr and exit code 2, before anything runs; what fails while running gives exi
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Train although more than two h
 
 def main() -> None:
     """Run the command line (entry point `deepnets`)."""
+    warnings.formatwarning = lambda message, *_, **__: f"deepnets: {message}\n"
     try:
         app()
     except (ParameterError, SweepTooLong, TrainingFailed, DataError, OSError) as error:
@@ -83,7 +85,7 @@ def report(
     What is missing is trained first. Without --profile: quick, then paper from what is stored, without training.
     """
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
-    given = [f"{name}={value}" for name, value in options.items() if value is not None] + (settings or [])
+    given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     named = any(text.startswith("profile=") for text in given)
     if dask:
         use_cluster(dask)
@@ -107,12 +109,12 @@ def plan(studies: Studies = None, profile: Profile = "paper", settings: Settings
     A list is reports/<profile>/<study>.runs.jsonl; the page shows what is stored. Needs no data set and trains
     nothing: `deepnets train` does that, here or on another machine.
     """
-    outcomes = _make([[f"profile={profile}", *(settings or []), "train=never"]], studies, hide_code=False)
+    outcomes = _make([[*_once([f"profile={profile}", *(settings or [])]), "train=never"]], studies, hide_code=False)
     stored = list(Store().results())
     for outcome in outcomes:
         if not outcome.error:
             file = outcome.folder / f"{outcome.study}.runs.jsonl"
-            print(f"{file}: {_progress(_read_runs(file), stored)}")
+            print(f"{file}: {_progress(file, stored)}")
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
 
 
@@ -136,10 +138,13 @@ def train(
     if len(runs) < len(listed):
         print(f"{len(listed) - len(runs)} runs use something that only their notebook defines", file=sys.stderr)
     store = Store()
+    if not (missing := [run for run in runs if store.get(run) is None]):
+        print(f"all {len(runs)} runs are stored")
+        return
     if dask:
         use_cluster(dask)
     else:  # said once here, and not by a worker for each run
-        for dataset in sorted({run.dataset for run in runs if store.get(run) is None}):
+        for dataset in sorted({run.dataset for run in missing}):
             load(dataset)
     place = engine(*resolve(device or "auto", workers or 0))
     sweep(runs, store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
@@ -157,12 +162,15 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
         study = file.name.removesuffix(".runs.jsonl")
         made = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
         try:
-            text = _progress(_read_runs(file), stored)
+            text = _progress(file, stored)
         except ParameterError as error:
             text = f"cannot be read: {error}"
         print(f"{file.parent.name}  {study}: {text}; reported {made}")
-    if not files:
-        print("nothing is reported or planned here yet: `deepnets report` or `deepnets plan` do it")
+    for name in PROFILES if profile is None else (profile,):
+        there = {file.name.removesuffix(".runs.jsonl") for file in files if file.parent.name == name}
+        if absent := [study for study in parameters.study_names() if study not in there]:
+            print(f"{name}  not reported or planned here: {', '.join(absent)}")
+    print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
     there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]
     print(f"data sets in {paths.data_root()}: {', '.join(there) or 'none'} (`deepnets data` checks them)")
 
@@ -213,6 +221,9 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
     if not planned:
         raise ParameterError(f"{folder} has no list of runs; `deepnets plan --profile {profile}` writes them")
     for study, runs in planned.items():
+        if not runs:
+            print(f"{study} trains nothing of its own")
+            continue
         if profile == "paper":
             runs = [run for run in runs if embedded(run.dataset) != run.dataset]
         results = [result for run in runs if (result := store.get(run)) is not None]
@@ -260,6 +271,15 @@ def _selected(studies: Sequence[str] | None) -> list[str]:
     return list(named) or parameters.study_names()
 
 
+def _once(texts: Sequence[str]) -> Sequence[str]:
+    """Return `name=value` texts; raises ParameterError where one name has two values."""
+    given: dict[str, str] = {}
+    for name, _, value in (text.partition("=") for text in texts):
+        if given.setdefault(name, value) != value:
+            raise ParameterError(f"{name} is given twice, as {given[name]} and as {value}")
+    return texts
+
+
 def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
     """Return the values that `name=value` texts give a study's parameters; raises ParameterError."""
     declared = read_parameters(notebook_path(study))
@@ -305,10 +325,17 @@ def _read_runs(file: Path) -> list[Run]:
     return runs
 
 
-def _progress(runs: Sequence[Run], stored: Sequence[Result]) -> str:
+def _progress(file: Path, stored: Sequence[Result]) -> str:
+    """Return in words how far the runs of a list are, and which will be listed only when these are stored."""
+    from deepnets_utils.summaries import read
+
+    runs = _read_runs(file)
+    summary = read(file.with_name(file.name.replace(".runs.jsonl", ".json")))
+    later = summary.get("runs", {}).get("later", 0)
     there = {result.run.digest for result in stored}
     missing = [run for run in runs if run.digest not in there]
     workers = resolve("cpu", 0)[1]
     seconds = estimate(missing, stored) / workers
     time = f"about {duration(seconds)} on {workers} CPUs" if seconds == seconds else "time unknown"
-    return f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")
+    text = f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")
+    return text + (f"; {later} more when these are stored: then plan again" if later else "")

@@ -25,16 +25,23 @@ def estimate(runs: Iterable[Run], results: Iterable[Result]) -> float:
     return statistics.mean(seconds) * len(found) if seconds else float("nan")
 
 
+def counted(run: Run) -> float:
+    """Return `models.cost.training_operations`, which is imported where a network has to be counted."""
+    from deepnets_utils.models.cost import training_operations
+
+    return training_operations(run)
+
+
 def estimates(
-    runs: Iterable[Run], results: Iterable[Result], operations: Callable[[Run], float] | None = None
+    runs: Iterable[Run], results: Iterable[Result], operations: Callable[[Run], float] = counted
 ) -> list[float]:
     """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
 
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
-    same model, else with a model of the same name, and a task of the same name, whatever device they ran on. An
-    estimator counts as one epoch. operations: multiply-adds of a training, NaN where unknown. With it a run whose
+    same model, and a task of the same name, whatever device they ran on. An estimator counts as one epoch. A run whose
     model is not stored takes what the quickest result of a task of the same name would need for its multiply-adds:
-    many small runs beside it do not change the price of a large one.
+    many small runs beside it do not change the price of a large one. operations: multiply-adds of a training, NaN
+    where unknown; then a model of the same name tells.
     """
     finished = (result for result in results if result.status == "finished")  # one that diverged took less
     results = list(itertools.islice(finished, SAMPLE))
@@ -56,7 +63,7 @@ def estimates(
         *same, named = _kinds(run)
         if kind := next((kind for kind in same if kind in alike), None):
             return pace(kind) * images_seen(run)
-        if operations is not None and not math.isnan(operations(run)):  # asked for last: it builds the network
+        if not math.isnan(operations(run)):  # asked for last: it builds the network
             return operations(run) / speed(run.task.name)
         return pace(named) * images_seen(run) if named in alike else math.nan
 

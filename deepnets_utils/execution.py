@@ -25,7 +25,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from deepnets_utils import paths
-from deepnets_utils.summaries import write_text
+from deepnets_utils.files import write_text
 
 FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
 LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few

@@ -28,6 +28,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, whole or not at all; raises as `write_whole` does."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def move_aside(path: Path) -> str:
     """Rename a damaged file to the first free `NAME.damaged-N` beside it; return in words where it is now.
 

@@ -117,7 +117,7 @@ def study_page(
     return _render(
         "study",
         summary=summary,
-        name=full_name(summary),
+        name="+".join(filter(None, (summary["profile"], summary["label"]))),  # as in "quick+epochs=5"
         banners=banners,
         seconds=seconds,
         versions=versions(),
@@ -210,11 +210,6 @@ def navigation(page: str, before: str | None, after: str | None) -> str:
     links += [f'<a href="{quote(before)}.html">← {escape(before)}</a>'] if before else []
     links += [f'<a class="next" href="{quote(after)}.html">{escape(after)} →</a>'] if after else []
     return re.sub("<!--nav-->.*?<!--/nav-->", f"<!--nav--><nav>{''.join(links)}</nav><!--/nav-->", page)
-
-
-def full_name(summary: Mapping[str, Any]) -> str:
-    """Return the profile with what was overridden, as in "quick+epochs=5"."""
-    return "+".join(filter(None, (summary["profile"], summary["label"])))
 
 
 def versions() -> str:

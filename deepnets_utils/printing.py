@@ -18,7 +18,7 @@ def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd
     """Return a table of `published.compare` for printing, by row and column; form: of our numbers, as in ".2f"."""
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
     text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
-    ours = ["ours", "spread"] if exact else ["ours", "spread", "n"]
+    ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
     text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
     if not exact:
         text[f"95 % {protocol}".strip()] = [
@@ -123,14 +123,17 @@ def plans(
     paper, here: part -> label -> runs, of profile paper and of this one; a run that two parts share is counted in the
     first. names: of part and label. pflop: of a run's training. stored: digests of the runs that are not missing.
     """
-    lines, seen = {}, set()
+    lines: dict[tuple[str, ...], dict[str, float]] = {}
+    seen: set[str] = set()
+    seen_here: set[str] = set()
     for part, label, runs in ((part, label, runs) for part, cells in paper.items() for label, runs in cells.items()):
         new = [run for run in runs if run.digest not in seen]
+        own = [run for run in here.get(part, {}).get(label, []) if run.digest not in seen_here]
         seen |= {run.digest for run in new}
-        own = here.get(part, {}).get(label, [])
-        if new:
+        seen_here |= {run.digest for run in own}
+        if new or own:
             lines[part, *label] = {
-                "PFLOP a run, paper": pflop(new[0]),
+                "PFLOP a run, paper": pflop(new[0]) if new else np.nan,
                 "runs, paper": len(new),
                 "PFLOP in all, paper": sum(map(pflop, new)),
                 "PFLOP a run, here": pflop(own[0]) if own else np.nan,
@@ -175,10 +178,16 @@ def difference(left: Sequence[float], right: Sequence[float], unit: str = "", fo
 
 
 def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
-    """Return a text of each line's mean, spread and n (the columns, in this order), leaving out what is missing."""
+    """Return a text of each line's mean, spread, n and diverged runs (the columns, in this order).
 
-    def text(mean: float, spread: float, n: float = np.nan) -> str:
-        parts = [(mean, f"{{:{form}}}"), (spread, f" ± {{:{form}}}"), (n, " (n={:.0f})")]
-        return "" if pd.isna(mean) else "".join(form.format(value) for value, form in parts if not pd.isna(value))
+    What is missing is left out.
+    """
+
+    def text(mean: float, spread: float, n: float = np.nan, diverged: int = 0) -> str:
+        lost = f"{diverged} diverged" if diverged else ""
+        if pd.isna(mean):
+            return lost
+        runs = ", ".join(filter(None, ("" if pd.isna(n) else f"n={n:.0f}", lost)))
+        return f"{mean:{form}}" + ("" if pd.isna(spread) else f" ± {spread:{form}}") + (f" ({runs})" if runs else "")
 
     return [text(*line) for line in frame[list(columns)].itertuples(index=False)]

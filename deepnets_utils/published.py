@@ -134,7 +134,7 @@ def compare(
     values: (row, column) -> one value per run, NaN = diverged; empty, or no key, where nothing ran yet. In
     the units of results.csv. exact: every value is deterministic: a number, or equal ones.
     Columns: row, column, metric, protocol, published, published_spread, published_n, ours (mean), spread, n
-    (finished runs), low, high (95 % t interval of ours), verdict. attrs["diverged"]: {(row, column): runs}.
+    (finished runs), low, high (95 % t interval of ours), verdict, diverged (runs).
 
     verdict: "missing" where nothing ran, "too few runs" below two finished ones (unless exact), "" where
     nothing is published, else "agrees" or "differs". Ours agrees when it rounds to the printed digits (half
@@ -146,22 +146,18 @@ def compare(
     """
     rows = _only(results(source, table), "metric", metric, f" in {source} {table}")
     cells = {(row["row"], row["column"]): row for _, row in rows.iterrows()}
-    lines, diverged = [], {}
+    lines = []
     for key in dict.fromkeys([*cells, *values]):
         sample = np.asarray(values.get(key, ()), dtype=float).reshape(-1)
         if exact and sample.size and not (np.isfinite(sample) & (sample == sample[0])).all():
             raise ValueError(f"exact values are finite and equal, not {sample.tolist()}: {key}")
         ours, cell = summary(sample), cells.get(key)
-        if ours.diverged:
-            diverged[key] = ours.diverged
         line = dict(zip(("row", "column"), key, strict=True)) | {"metric": metric, "protocol": protocol}
         value, spread, n = (math.nan, math.nan, pd.NA) if cell is None else cell[["value", "spread", "n"]]
         line |= {"published": value, "published_spread": spread, "published_n": n}
         line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": ours.low, "high": ours.high}
-        lines.append(line | {"verdict": _verdict(ours, cell, exact)})
-    frame = pd.DataFrame(lines).astype({"published_n": "Int64"})
-    frame.attrs["diverged"] = diverged
-    return frame
+        lines.append(line | {"verdict": _verdict(ours, cell, exact), "diverged": ours.diverged})
+    return pd.DataFrame(lines).astype({"published_n": "Int64"})
 
 
 def _verdict(ours: Summary, cell: pd.Series | None, exact: bool) -> str:

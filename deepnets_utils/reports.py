@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from deepnets_utils import html, paths
 from deepnets_utils.execution import execute, keep_failed
-from deepnets_utils.files import write_whole
+from deepnets_utils.files import write_text, write_whole
 from deepnets_utils.parameters import (
     check_parameters,
     notebook_path,
@@ -37,7 +37,7 @@ from deepnets_utils.parameters import (
     study_names,
 )
 from deepnets_utils.progress import duration
-from deepnets_utils.summaries import read, read_all, write_text
+from deepnets_utils.summaries import read, read_all
 from deepnets_utils.workers import resolve
 
 

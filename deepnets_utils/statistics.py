@@ -46,16 +46,8 @@ def summary(values: Sequence[float] | np.ndarray) -> Summary:
     mean, variance, n = _moments(values)
     ranked = np.sort(np.where(np.isfinite(values), values, np.inf))
     median, q25, q75 = (_quantile(ranked, q) for q in (0.5, 0.25, 0.75))
-    return Summary(mean, math.sqrt(variance), n, values.size - n, median, q25, q75, *mean_interval(values))
-
-
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the 95 % t interval of the mean of the finite values; (nan, nan) below two of them."""
-    mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
-    if n < 2:
-        return math.nan, math.nan
-    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
-    return mean - half, mean + half
+    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n) if n > 1 else math.nan
+    return Summary(mean, math.sqrt(variance), n, values.size - n, median, q25, q75, mean - half, mean + half)
 
 
 def welch(variance: float, n: float, other_variance: float, other_n: float) -> tuple[float, float]:
@@ -148,7 +140,8 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     - Diverged runs stay out of means, so evidence that a side is better is withheld (p = 1) where one of its
       runs diverged: losing runs never helps. "Equal" and "within" need both sides whole. Better is higher for
       accuracies, lower for everything else.
-    - Two numbers are compared directly, p is 0 or 1; so are samples without any variance.
+    - Two numbers are compared directly, p is 0 or 1. Samples without any variance are judged by their order: the p of
+      so many values being sorted like this by chance.
 
     Raises ValueError for a claim asked twice under one protocol and for a ratio of negative means.
     """

@@ -18,8 +18,7 @@ from pandas.io.formats.style import Styler
 from deepnets_utils import data, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.estimates import estimates
-from deepnets_utils.files import write_whole
-from deepnets_utils.models.cost import training_operations
+from deepnets_utils.files import write_text, write_whole
 from deepnets_utils.parameters import (
     check_parameters,
     injected,
@@ -263,12 +262,12 @@ class Study:
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
         known = itertools.chain(results.values(), self.store.results())
-        times = estimates(missing, known, training_operations) if missing else []
+        times = estimates(missing, known) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         cost = costs(self._sweeps, seconds)
-        summaries.write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
+        write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
         listed = "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values())
-        summaries.write_text(self.folder / f"{self.name}.runs.jsonl", listed)
+        write_text(self.folder / f"{self.name}.runs.jsonl", listed)
         summary = {
             "study": self.name,
             "title": self.title,

@@ -10,7 +10,7 @@ import pandas as pd
 from filelock import FileLock
 
 from deepnets_utils import published
-from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.files import move_aside, write_text
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
@@ -84,7 +84,3 @@ def missing(runs: Mapping[str, Any]) -> str:
         text += f", without {unknown} that nothing stored is like" if unknown else ""
     text += f"; {runs['later']} more cannot be planned before them" if runs.get("later") else ""
     return text + ("" if unknown == runs["missing"] else " (at the speed of stored runs, whatever device they had)")
-
-
-def write_text(file: Path, text: str) -> None:
-    write_whole(file, lambda stream: stream.write(text.encode()))

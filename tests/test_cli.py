@@ -203,7 +203,9 @@ def test_status_counts_what_is_stored_here_or_published(deepnets: Deepnets, proj
     code, out, _ = deepnets("status")
     assert code == 0
     assert "quick  02_good: 2 runs, 0 missing; reported 20" in out and "paper  02_good: 4 runs, 2 missing, about" in out
-    assert "data sets in" in out
+    assert "data sets in" in out and "2 finished runs are stored here or published" in out
+    assert "quick  not reported or planned here: 01_raising\n" in out
+    assert "smoke  not reported or planned here: 01_raising, 02_good\n" in out
     assert "quick" not in deepnets("status", "--profile", "paper")[1]
     (project / "reports" / "quick" / "01_raising.runs.jsonl").write_text('{"dataset": "mnist"}')
     code, out, _ = deepnets("status")
@@ -219,6 +221,21 @@ def test_status_passes_a_damaged_published_line_over(deepnets: Deepnets, project
     with pytest.warns(UserWarning, match="02_good"):
         code, out, _ = deepnets("status")
     assert code == 0 and "1 runs, 0 missing" in out
+
+
+def test_runs_that_cannot_be_planned_yet_are_named(deepnets: Deepnets, project: Path) -> None:
+    file = make_list(project / "reports" / "paper", "02_good", [RUN])
+    file.with_name("02_good.json").write_text(json.dumps({"runs": {"later": 10}}))
+    Store().put(finish(RUN))
+    out = deepnets("status")[1]
+    assert "02_good: 1 runs, 0 missing; 10 more when these are stored: then plan again; reported" in out
+    assert deepnets("train", str(file), "--device", "cpu")[:2] == (0, "all 1 runs are stored\n")
+
+
+@pytest.mark.parametrize("command", ["report", "plan"])
+def test_a_parameter_has_one_value(deepnets: Deepnets, made: list[tuple], command: str) -> None:
+    code, _, err = deepnets(command, "2", "--profile", "paper", "-p", "profile=smoke")
+    assert (code, made) == (2, []) and "profile is given twice, as paper and as smoke" in err
 
 
 def test_list_shows_what_the_notebooks_declare(deepnets: Deepnets) -> None:

@@ -18,9 +18,11 @@ def test_a_difference_in_words_has_interval_and_n_or_says_too_few() -> None:
 
 def test_a_comparison_leaves_out_what_is_missing() -> None:
     line = {"row": "a", "column": "b", "published": 2.5, "published_spread": np.nan, "published_n": 10}
-    line |= {"ours": 2.25, "spread": 0.125, "n": 3, "low": 1.5, "high": np.nan, "verdict": "agrees"}
+    line |= {"ours": 2.25, "spread": 0.125, "n": 3, "diverged": 0, "low": 1.5, "high": np.nan, "verdict": "agrees"}
     nothing = line | {"row": "c", "ours": np.nan, "low": np.nan, "verdict": "missing"}
-    text = printing.comparison(pd.DataFrame([line, nothing]), False, "coded", ".2f")
+    lost = [line | {"row": "d", "diverged": 2}, nothing | {"row": "e", "n": 0, "diverged": 2}]
+    text = printing.comparison(pd.DataFrame([line, nothing, *lost]), False, "coded", ".2f")
+    assert text.loc[["d", "e"], "ours coded"].tolist() == ["2.25 ± 0.12 (n=3, 2 diverged)", "2 diverged"]
     assert (
         text.loc[("a", "b"), "published"] == "2.5 (n=10)" and text.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
     )
@@ -84,3 +86,14 @@ def test_plans_count_a_shared_run_once_and_what_is_missing_here() -> None:
     assert [float(text) for text in first] == [3, 2, 6, 0.2, 2, 1]
     assert [float(text) for text in second[:3]] == [3, 1, 3] and second[4:] == ["0", "0"]
     assert "3 runs, 9 PFLOP" in page and "1 runs, 0.2 PFLOP" in page
+
+    for here, missing in (
+        ({"second": {("a", ""): runs(1, 2, epochs=2)}}, 2),  # one of them is counted under the first part in paper
+        ({part: {("a", ""): runs(1, epochs=2)} for part in paper}, 1),  # two parts share it
+    ):
+        page = printing.plans(paper, here, ("part", "row", "protocol"), lambda run: run.epochs / 10, set()).data
+        assert f"Missing in this profile: {missing} runs, {0.2 * missing:.4g} PFLOP" in page
+        assert "3 runs, 9 PFLOP" in page
+    shared = {"first": {("a", ""): runs(0, epochs=30)}, "second": {("b", ""): runs(0, epochs=30)}}
+    page = printing.plans(shared, {"second": shared["second"]}, ("part", "row", ""), lambda run: 3.0, set()).data
+    assert "Missing in this profile: 1 runs, 3 PFLOP" in page and "paper: 1 runs, 3 PFLOP" in page

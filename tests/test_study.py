@@ -144,7 +144,7 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
     columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
-    assert list(table.columns) == columns.split()
+    assert list(table.columns) == [*columns.split(), "diverged"]
     assert len(table) == 32
     summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
     counts = {each["title"]: (each["cells"], each["agrees"], each["missing"]) for each in summary["tables"]}
