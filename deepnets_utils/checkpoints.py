@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import io
-import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,6 @@ class Progress:
     def keep_best(self, network: nn.Module) -> None:
         """Keep a copy of the weights where the last epoch has the lowest validation error."""
         error = self.history["validation_error"][-1]
-        error = math.inf if math.isnan(error) else error
         if not self.best or error < self.best["error"]:
             self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
 

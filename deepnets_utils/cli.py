@@ -109,7 +109,7 @@ def plan(studies: Studies = None, profile: Profile = "paper", settings: Settings
     A list is reports/<profile>/<study>.runs.jsonl; the page shows what is stored. Needs no data set and trains
     nothing: `deepnets train` does that, here or on another machine.
     """
-    outcomes = _make([[*_once([f"profile={profile}", *(settings or [])]), "train=never"]], studies, hide_code=False)
+    outcomes = _make([_once([f"profile={profile}", *(settings or []), "train=never"])], studies, hide_code=False)
     stored = list(Store().results())
     for outcome in outcomes:
         if not outcome.error:
@@ -274,8 +274,8 @@ def _selected(studies: Sequence[str] | None) -> list[str]:
 def _once(texts: Sequence[str]) -> Sequence[str]:
     """Return `name=value` texts; raises ParameterError where one name has two values."""
     given: dict[str, str] = {}
-    for name, _, value in (text.partition("=") for text in texts):
-        if given.setdefault(name, value) != value:
+    for name, equals, value in (text.partition("=") for text in texts):
+        if equals and given.setdefault(name, value) != value:
             raise ParameterError(f"{name} is given twice, as {given[name]} and as {value}")
     return texts
 

@@ -109,6 +109,11 @@ def measured(task: Task, outputs: Any, targets: Tensor, name: str) -> dict[str, 
     return {f"{name}_{key}": value if whole or isinstance(value, list) else math.nan for key, value in metrics}
 
 
+def finite(metrics: dict[str, Any]) -> bool:
+    """Return whether all metrics that are numbers are finite."""
+    return all(isinstance(value, list) or math.isfinite(value) for value in metrics.values())
+
+
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Return batches' outputs as one, of an autocast in float32, so that equal logits are not made by rounding."""
     return torch.cat(tuple(parts)).to(torch.promote_types(parts[0].dtype, torch.float32))

@@ -57,9 +57,9 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def resolution(n: int, claims: int) -> str:
-    """Return in words what n runs a side can show where so many claims are corrected together."""
-    if n < 2:
-        return "One run a side decides nothing."
+    """Return in words what n runs a side can show where so many claims are tested and corrected together."""
+    if n < 2 or not claims:
+        return "Nothing can be tested yet: that takes two runs on each side."
     first, last = (smallest_significant(n, k) for k in (claims, 1))
     return (
         f"With {n} runs a side a difference must be about {first:.1f} standard deviations to be significant at the "

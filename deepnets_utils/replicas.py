@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepnets_utils.checkpoints import Progress
 from deepnets_utils.learning_rates import STEPS, suggestion, tested_rates
-from deepnets_utils.loop import measured
+from deepnets_utils.loop import finite, measured
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Run, Spec
@@ -244,8 +244,10 @@ def _train_epochs(
             if outcome["status"] == "diverged":
                 continue
             outcome["history"] = own.history
-            if len(bad := (~curve.isfinite()).nonzero()):
-                outcome |= {"status": "diverged", "diverged_at_step": epoch * len(curve) + bad[0].item()}
+            bad = (~curve.isfinite()).nonzero()
+            if len(bad) or not finite(metrics):
+                step = epoch * len(curve) + (bad[0].item() if len(bad) else len(curve))
+                outcome |= {"status": "diverged", "diverged_at_step": step}
                 continue
             own.record({"train_loss": curve.mean().item()} | metrics)
         if all(outcome["status"] == "diverged" for outcome in outcomes):

@@ -210,8 +210,8 @@ def _fields() -> dict[str, Allowed]:
 class Result:
     """What one Run gave, and where it comes from.
 
-    status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0; after the
-    last step that of the test images).
+    status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0; or what is
+    measured before that step, after an epoch, was not).
     metrics: name to number or list of numbers at the end; of a run that diverged only what a range test found
     (learning_rate, and range_test_losses, one a step).
     history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, threads, path,

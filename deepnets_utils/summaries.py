@@ -80,7 +80,7 @@ def missing(runs: Mapping[str, Any]) -> str:
     if unknown == runs["missing"]:
         text += ", nothing like them is stored to tell their time from"
     else:
-        text += f"; they take about {duration(runs['missing_seconds'])} one after another"
+        time = duration(runs["missing_seconds"])
+        text += f"; by stored runs of any device they take about {time} one after another"
         text += f", without {unknown} that nothing stored is like" if unknown else ""
-    text += f"; {runs['later']} more cannot be planned before them" if runs.get("later") else ""
-    return text + ("" if unknown == runs["missing"] else " (at the speed of stored runs, whatever device they had)")
+    return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")

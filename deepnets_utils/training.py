@@ -18,7 +18,7 @@ from deepnets_utils.batches import Batches
 from deepnets_utils.checkpoints import Progress, load_checkpoint, load_state, save_checkpoint, save_state
 from deepnets_utils.files import move_aside
 from deepnets_utils.learning_rates import suggestion
-from deepnets_utils.loop import evaluate, make_optimizer, range_test, train_epoch
+from deepnets_utils.loop import evaluate, finite, make_optimizer, range_test, train_epoch
 from deepnets_utils.machine import Clock, numerics, provenance
 from deepnets_utils.models import build_model
 from deepnets_utils.randomness import derived_seed
@@ -215,16 +215,17 @@ def train_network(
             progress.record({"learning_rate": optimizer.param_groups[0]["lr"]})
         losses = train_epoch(run, task, network, optimizer, batches, train_split, progress)
         progress.epoch += 1
-        diverged = (~losses.isfinite()).nonzero()
-        if len(diverged):
+        diverged, measured = (~losses.isfinite()).nonzero(), {"train_loss": losses.mean().item()}
+        if not len(diverged):
+            for name, split in splits.items():
+                if name == "validation" or run.watch_test:
+                    measured |= evaluate(run, task, network, batches, split, name)
+        if not finite(measured):
             whole = progress.epoch - 1
             history = {name: values[:whole] for name, values in progress.history.items() if values[:whole]}
-            step = whole * len(losses) + diverged[0].item()
+            step = whole * len(losses) + (diverged[0].item() if len(diverged) else len(losses))
             return {"status": "diverged", "diverged_at_step": step, "metrics": found, "history": history}
-        progress.record({"train_loss": losses.mean().item()})
-        for name, split in splits.items():
-            if name == "validation" or run.watch_test:
-                progress.record(evaluate(run, task, network, batches, split, name))
+        progress.record(measured)
         if run.keep_best:
             progress.keep_best(network)
         if schedule is not None:
@@ -248,8 +249,8 @@ def train_network(
 
 def settled(run: Run, splits: dict[str, Split], outcome: dict[str, Any]) -> dict[str, Any]:
     """Return what a training gave, as diverged where its test metrics are not finite: its last update was too much."""
-    tested = [value for name, value in outcome["metrics"].items() if name.startswith("test_")]
-    if outcome["status"] == "diverged" or all(isinstance(value, list) or math.isfinite(value) for value in tested):
+    tested = {name: value for name, value in outcome["metrics"].items() if name.startswith("test_")}
+    if outcome["status"] == "diverged" or finite(tested):
         return outcome
     return {
         "status": "diverged",

@@ -14,9 +14,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from deepnets_utils import cli, paths, store, workers
 from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.models import model
+from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import ParameterError
+from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run, Spec, canonical
 from deepnets_utils.store import Store, read_records
+from deepnets_utils.tasks import task
 
 STANDARD = """profile: str = "quick"  # {smoke, quick, paper} how large
 train: str = "missing"  # {missing, never} what to train
@@ -230,6 +234,17 @@ def test_runs_that_cannot_be_planned_yet_are_named(deepnets: Deepnets, project: 
     out = deepnets("status")[1]
     assert "02_good: 1 runs, 0 missing; 10 more when these are stored: then plan again; reported" in out
     assert deepnets("train", str(file), "--device", "cpu")[:2] == (0, "all 1 runs are stored\n")
+
+
+def test_status_prices_a_network_by_its_operations(deepnets: Deepnets, project: Path) -> None:
+    small, large = (
+        replace(RUN, task=task("image_classes"), model=model("notation", layers=f"{n}c2-10fc")) for n in (2, 32)
+    )
+    Store().put(finish(small))
+    make_list(project / "reports" / "paper", "02_good", [large])
+    times = training_operations(large) / training_operations(small)
+    seconds = float(finish(small).provenance["wall_seconds"]) * times / workers.resolve("cpu", 0)[1]
+    assert f"1 missing, about {duration(seconds)} on" in deepnets("status")[1]
 
 
 @pytest.mark.parametrize("command", ["report", "plan"])

@@ -70,6 +70,13 @@ def test_lines_without_runs_are_counted_and_not_shown() -> None:
     assert printing.with_runs({}).data == "" and "<table" not in printing.with_runs({"empty": {}}).data
 
 
+def test_what_few_runs_can_show() -> None:
+    assert printing.resolution(3, 14).startswith(
+        "With 3 runs a side a difference must be about 4.1 standard deviations"
+    )
+    assert printing.resolution(1, 14) == printing.resolution(3, 0) != printing.resolution(3, 1)
+
+
 def test_plans_count_a_shared_run_once_and_what_is_missing_here() -> None:
     def runs(*seeds: int, epochs: int) -> list[Run]:
         known = {"dataset": "digits_28", "task": Spec("t", 1), "model": Spec("m", 1), "learning_rate": 0.1}

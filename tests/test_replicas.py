@@ -193,7 +193,9 @@ def test_a_replica_that_diverges_disturbs_no_other(name: str, device: str) -> No
         return [make_run(name, learning_rate=r, seed=k, **fields) for k, r in enumerate(rates)]
 
     healthy, sick = train_group(group(1e-3), device=device), train_group(group(1e30), device=device)
-    assert sick[1].status == "diverged" and sick[1].metrics == {} and len(sick[1].history["train_loss"]) == 1
+    whole = int(name == "Net")  # ConvRegressor's validation images show it after the first epoch
+    assert sick[1].status == "diverged" and sick[1].metrics == {}
+    assert len(sick[1].history.get("train_loss", [])) == whole
     assert sick[1].diverged_at_step == train(group(1e30)[1], device=device).diverged_at_step == 1
     for k in (0, 2):
         records = [group[k].to_json() for group in (sick, healthy)]

@@ -414,7 +414,8 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
         row["summary"] = row["summary"] | {"runs": runs}
     page = html.index_page("quick", rows, notebooks=True)
-    assert "4 of 18 runs are not there; they take about 3.0 h one after another, without 2 that nothing" in page
+    assert "4 of 18 runs are not there; by stored runs of any device they take about 3.0 h one after another" in page
+    assert "one after another, without 2 that nothing stored is like" in page
     rows[0]["summary"]["runs"]["later"] = 5
     page = html.index_page("quick", rows, notebooks=True)
     assert "without 2 that nothing stored is like; 5 more cannot be planned before them" in page

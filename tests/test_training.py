@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from deepnets_utils import data, learning_rates
+from deepnets_utils.augment import augmentation
 from deepnets_utils.batches import Batches
 from deepnets_utils.cells import Cells
 from deepnets_utils.checkpoints import Progress
@@ -337,6 +338,34 @@ def test_a_network_that_its_last_step_broke_has_diverged(together: bool) -> None
     run = make_run("Net", options={}, learning_rate=1e30, epochs=1, batch_size=60)  # one step in all
     result = train_group([run, dataclasses.replace(run, learning_rate=1e-3)])[0] if together else train(run)
     assert (result.status, result.diverged_at_step, result.metrics, result.history) == ("diverged", 1, {}, {})
+
+
+def test_a_network_that_gives_no_numbers_after_an_epoch_has_diverged(linear_model: str) -> None:
+    class Breaks(LeastSquares):
+        def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+            self.seen = getattr(self, "seen", 0) + 1
+            return super().metrics(outputs * (math.nan if self.seen == 3 else 1), targets)
+
+    run = make_run(linear_model, options={}, learning_rate=1e-3, epochs=5, batch_size=4)
+    ended = outcome(run, Breaks(), {"train": line(), "validation": line(), "test": line()})
+    assert (ended["status"], ended["diverged_at_step"], ended["metrics"]) == ("diverged", 9, {})
+    assert {name: len(values) for name, values in ended["history"].items()} == {"train_loss": 2, "validation_mse": 2}
+
+
+def test_a_range_test_sees_the_augmented_batches_of_the_training() -> None:
+    run = Run(
+        dataset="digits_32",
+        task=task("image_classes", train_size=300, validation_size=0, test_size=10),
+        model=model("notation", layers="4c-mp-10fc"),
+        augmentation=augmentation("flip_crop"),
+        learning_rate="range_test",
+        epochs=1,
+        batch_size=2,
+    )
+    split = build_task(run.task).splits(data.load(run.dataset), run.data_seed)["train"]
+    order = torch.randperm(len(split), generator=generator("order", run.seed))
+    (first, _), (tested, _) = (next(Batches(run).training(split, part, 0)) for part in (order, order[:200]))
+    assert torch.equal(first, tested)
 
 
 def test_a_diverged_run_leaves_no_checkpoint_in_the_store(store: Store) -> None:

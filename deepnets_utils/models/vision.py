@@ -53,7 +53,7 @@ def GoogLeNet(
 def VGG19(*, batch_norm: bool = False, stem: Stem = "imagenet") -> nn.Module:
     """Return VGG19 with its three linear layers and their dropout (139,611,210 parameters).
 
-    batch_norm: after every convolution (11,008 parameters more); the document's has none. Its first convolution is a
+    batch_norm: after every convolution (11,008 parameters more); the document does not say. Its first convolution is a
     small one in any case. Images from 32x32; from 16x16 without the first of its five poolings (stem "cifar").
     """
     from torchvision.models import vgg19, vgg19_bn
