@@ -167,8 +167,8 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
             text = f"cannot be read: {error}"
         print(f"{file.parent.name}  {study}: {text}; reported {made}")
     for name in PROFILES if profile is None else (profile,):
-        there = {file.name.removesuffix(".runs.jsonl") for file in files if file.parent.name == name}
-        if absent := [study for study in parameters.study_names() if study not in there]:
+        listed = {file.name.removesuffix(".runs.jsonl") for file in files if file.parent.name == name}
+        if absent := [study for study in parameters.study_names() if study not in listed]:
             print(f"{name}  not reported or planned here: {', '.join(absent)}")
     print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
     there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]

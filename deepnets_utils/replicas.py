@@ -244,12 +244,13 @@ def _train_epochs(
             if outcome["status"] == "diverged":
                 continue
             outcome["history"] = own.history
-            bad = (~curve.isfinite()).nonzero()
-            if len(bad) or not finite(metrics):
+            metrics = {"train_loss": curve.mean().item()} | metrics
+            if not finite(metrics):
+                bad = (~curve.isfinite()).nonzero()
                 step = epoch * len(curve) + (bad[0].item() if len(bad) else len(curve))
                 outcome |= {"status": "diverged", "diverged_at_step": step}
                 continue
-            own.record({"train_loss": curve.mean().item()} | metrics)
+            own.record(metrics)
         if all(outcome["status"] == "diverged" for outcome in outcomes):
             return
     for outcome, metrics in zip(outcomes, training.evaluate(tasks, "test"), strict=True):
