@@ -26,7 +26,7 @@ from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
 from deepnets_utils.workers import engine, resolve, use_cluster
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
-PROFILES = ("smoke", "quick", "paper")
+PROFILES = ("smoke", "quick", "overnight", "paper")
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 Studies = Annotated[list[str] | None, typer.Argument(metavar="STUDY", help="Names or numbers; none means all.")]
-Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick or paper.")]
+Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick, overnight or paper.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebooks, as `deepnets list` shows them."),
@@ -66,7 +66,10 @@ def main() -> None:
 def report(
     studies: Studies = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="smoke, quick or paper; none: quick, then paper as stored.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="smoke, quick, overnight, paper; none: quick, and the large ones as stored."
+        ),
     ] = None,
     settings: Settings = None,
     device: Device = None,
@@ -82,16 +85,18 @@ def report(
 ) -> None:
     """Run the notebooks, write pages and an index.
 
-    What is missing is trained first. Without --profile: quick, then paper from what is stored, without training.
+    What is missing is trained first. Without --profile: quick, then overnight and paper from what is stored, without
+    training.
     """
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     named = any(text.startswith("profile=") for text in given)
     if dask:
         use_cluster(dask)
-    profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]
-    if not named and "data=embedded" in given:  # profile paper has none
-        profiles.pop()
+    shown = [[f"profile={name}", "train=never"] for name in ("overnight", "paper")]
+    profiles = [[]] if named else [["profile=quick"], *shown]
+    if not named and "data=embedded" in given:  # the others have none
+        profiles = profiles[:1]
     outcomes = _make([given + texts for texts in profiles], studies, hide_code)
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
         print(folder / "index.html")
@@ -224,11 +229,14 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
         if not runs:
             print(f"{study} trains nothing of its own")
             continue
-        if profile == "paper":
+        if profile in ("overnight", "paper"):
             runs = [run for run in runs if embedded(run.dataset) != run.dataset]
-        results = [result for run in runs if (result := store.get(run)) is not None]
         file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
+        others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file]  # of its other profiles
+        elsewhere = {result.run.digest for other in others for result in read_records(other)}
         planned_now = {run.digest for run in runs}
+        runs = [run for run in runs if run.digest not in elsewhere]
+        results = [result for run in runs if (result := store.get(run)) is not None]
         old = [result for result in read_records(file) if result.run.digest not in planned_now] if file.exists() else []
         if results:
             write_records(file, results)

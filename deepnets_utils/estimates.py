@@ -77,7 +77,8 @@ def images_seen(run: Run) -> int:
     classes = options.get("classes")
     tenths = classes.count(",") + 1 if classes and isinstance(classes, str) else 10  # a class is a tenth of the images
     left = TRAINING_IMAGES[run.dataset] * tenths // 10 - options.get("validation_size", validation)
-    return max(1, run.epochs) * (options.get("train_size", train) or max(1, left))
+    copies = 2 if options.get("extended") else 1
+    return max(1, run.epochs) * copies * (options.get("train_size", train) or max(1, left))
 
 
 def _seconds(result: Result) -> float:

@@ -25,6 +25,7 @@ TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
 NEVER = {
     ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
+    ("overnight", "embedded"): "which trains on the real data only: auto or real",
     ("paper", "embedded"): "which trains on the real data only: auto or real",
 }
 LABEL_LENGTH = 80  # of a folder's name, in characters

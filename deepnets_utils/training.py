@@ -25,7 +25,7 @@ from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.schedules import build_schedule
-from deepnets_utils.tasks import OF_THE_LOSS, Split, Task, build_task
+from deepnets_utils.tasks import MAY_DIFFER, Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
 OF_THE_RANGE_TEST = ("learning_rate", "range_test_losses")
@@ -127,7 +127,7 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         )
     if run.teacher is not None:
         own, theirs = (
-            (of.task.name, {name: value for name, value in of.task.options if name not in OF_THE_LOSS})
+            (of.task.name, {name: value for name, value in of.task.options if name not in MAY_DIFFER})
             for of in (run, run.teacher)
         )
         if own != theirs:

@@ -22,7 +22,7 @@ from deepnets_utils.runs import Result, Run, Spec, canonical
 from deepnets_utils.store import Store, read_records
 from deepnets_utils.tasks import task
 
-STANDARD = """profile: str = "quick"  # {smoke, quick, paper} how large
+STANDARD = """profile: str = "quick"  # {smoke, quick, overnight, paper} how large
 train: str = "missing"  # {missing, never} what to train
 data: str = "auto"  # {auto, real, embedded} which data
 device: str = "auto"  # {auto, cpu, cuda} where
@@ -94,8 +94,8 @@ def finish(run: Run, **provenance: object) -> Result:
     ("arguments", "message"),
     [
         ("report 7", "no study is called '7'; there are 01_raising, 02_good"),
-        ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, paper; it is 'fast'"),
-        ("report 2 -p profile=fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
+        ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
+        ("report 2 -p profile=fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
         ("report 2 --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
         ("report 2 --workers -1", "workers must be a finite number, not below 0; it is -1"),
         (
@@ -108,7 +108,7 @@ def finish(run: Run, **provenance: object) -> Result:
         ("report 2 -p seeds=1.5", "seeds must be int, not 1.5 (float)"),
         ("report 2 -p seeds", "-p takes NAME=VALUE, not 'seeds'"),
         ("report 2 --profile paper --data embedded", "data must not be embedded in profile paper"),
-        ("plan 2 --profile fast", "profile must be one of smoke, quick, paper"),
+        ("plan 2 --profile fast", "profile must be one of smoke, quick, overnight, paper"),
         ("plan 3", "no study is called '3'"),
         ("train nowhere.jsonl", "nowhere.jsonl cannot be read (No such file or directory)"),
         ("train {list} --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
@@ -116,8 +116,8 @@ def finish(run: Run, **provenance: object) -> Result:
         ("train {older}", "runs of training loop {7}, here it is 1: plan them again"),
         ("list 3", "no study is called '3'"),
         ("data imagenet", "no data set is called 'imagenet'; there are mnist, fashion_mnist, cifar10"),
-        ("publish --profile fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
-        ("status --profile fast", "no profile is called 'fast'; there are paper, quick, smoke"),
+        ("publish --profile fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
+        ("status --profile fast", "no profile is called 'fast'; there are overnight, paper, quick, smoke"),
         ("publish 2", "02_good.runs.jsonl cannot be read"),
     ],
 )
@@ -159,15 +159,17 @@ def made(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[tuple]:
     return calls
 
 
-def test_without_a_profile_quick_is_trained_and_paper_is_shown(deepnets: Deepnets, made: list[tuple]) -> None:
+def test_without_a_profile_quick_is_trained_and_the_large_ones_are_shown(deepnets: Deepnets, made: list[tuple]) -> None:
     code, out, _ = deepnets("report", "2", "-p", "seeds=3", "-p", "rates=0.1, 1e-3", "--workers", "2", "--hide-code")
     given = {"workers": 2, "seeds": 3, "rates": [0.1, 0.001]}
     quick = ("02_good", given | {"profile": "quick"}, True)
-    assert code == 0 and made == [quick, ("02_good", given | {"profile": "paper", "train": "never"}, True)]
-    assert [line.split("/")[-2:] for line in out.split()] == [["quick", "index.html"], ["paper", "index.html"]]
+    shown = [("02_good", given | {"profile": name, "train": "never"}, True) for name in ("overnight", "paper")]
+    assert code == 0 and made == [quick, *shown]
+    pages = [["quick", "index.html"], ["overnight", "index.html"], ["paper", "index.html"]]
+    assert [line.split("/")[-2:] for line in out.split()] == pages
 
 
-def test_embedded_data_mean_no_page_of_profile_paper(deepnets: Deepnets, made: list[tuple]) -> None:
+def test_embedded_data_mean_no_page_of_the_large_profiles(deepnets: Deepnets, made: list[tuple]) -> None:
     deepnets("report", "2", "--data", "embedded")
     assert made == [("02_good", {"data": "embedded", "profile": "quick"}, False)]
 
@@ -256,7 +258,7 @@ def test_a_parameter_has_one_value(deepnets: Deepnets, made: list[tuple], comman
 def test_list_shows_what_the_notebooks_declare(deepnets: Deepnets) -> None:
     code, out, _ = deepnets("list", "2")
     assert code == 0 and out.startswith("02_good  About 02_good\n") and "01_raising" not in out
-    assert '    profile: str = "quick" {smoke, quick, paper}  how large\n' in out
+    assert '    profile: str = "quick" {smoke, quick, overnight, paper}  how large\n' in out
     assert "    seeds: int = 0  runs a cell\n" in out and "    rates: list = []  the grid\n" in out
 
 

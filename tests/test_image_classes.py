@@ -54,6 +54,19 @@ def test_splits_do_not_overlap_and_repeat() -> None:
     assert not torch.equal(parts["train"].inputs, splits(1, validation_size=400, train_size=0)["train"].inputs)
 
 
+def test_an_extended_training_set_has_a_fixed_changed_copy_of_each_image() -> None:
+    plain, extended, other = splits(), splits(extended=True), splits(1, extended=True)
+    copies = extended["train"].inputs[100:]
+    assert torch.equal(extended["train"].inputs[:100], plain["train"].inputs)
+    assert torch.equal(extended["train"].targets, plain["train"].targets.repeat(2))
+    changed = (copies != plain["train"].inputs).flatten(1).any(1)
+    assert 90 < changed.sum() <= 100, "one in 162 is neither flipped nor shifted"
+    assert all(torch.equal(extended[name].inputs, plain[name].inputs) for name in ("validation", "test"))
+    assert torch.equal(extended["train"].mean, plain["train"].mean)
+    assert torch.equal(copies, splits(extended=True)["train"].inputs[100:])
+    assert not torch.equal(other["train"].inputs[100:], copies)
+
+
 def test_two_classes_become_0_and_1() -> None:
     images = data.load(DIGITS)
     parts = splits(classes="3,5", train_size=0, validation_size=20, test_size=0)
@@ -183,6 +196,13 @@ def test_a_student_needs_a_teacher_and_a_distillation() -> None:
 def test_a_student_sees_what_its_teacher_has_learned_from(teacher: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         train(make_run(teacher=make_run(**teacher), options={"distillation": "kl"}))
+
+
+def test_a_student_may_have_other_training_images_of_its_own(tmp_path: Path) -> None:
+    teacher = make_run(epochs=1)
+    train(teacher, weights=tmp_path / "teacher.pt")
+    student = make_run(epochs=1, teacher=teacher, options={"distillation": "softmax_mse", "extended": True})
+    assert train(student, teacher=tmp_path / "teacher.pt").status == "finished"
 
 
 def test_keep_best_needs_validation_images() -> None:
