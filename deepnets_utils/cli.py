@@ -67,9 +67,7 @@ def report(
     studies: Studies = None,
     profile: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="smoke, quick, overnight, paper; none: quick, and the large ones as stored."
-        ),
+        typer.Option(metavar="NAME", help="smoke, quick, overnight, paper; none: quick, and the large ones as stored."),
     ] = None,
     settings: Settings = None,
     device: Device = None,
