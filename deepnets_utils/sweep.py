@@ -98,16 +98,17 @@ def sweep(
         workers = min(workers, len(missing))
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(again)} teachers whose weights are not here" if again else ""
-        seconds = estimate(missing, store.results()) / workers
+        seconds = estimate(missing, store.results(), device) / workers
+        time = f"about {duration(seconds)}"
+        if math.isnan(seconds):
+            time = f"nothing alike is stored that was trained on {device}, to tell the time from"
         if too_long(missing, seconds) and not yes:
-            known = not math.isnan(seconds)
-            time = f"about {duration(seconds)}" if known else "nothing alike is stored to tell the time from"
             raise SweepTooLong(
                 f"{title}: {text}, {time}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
             )
         with (
-            Reporter(len(missing), title, f"{text}, {duration(seconds)}") as reporter,
+            Reporter(len(missing), title, f"{text}, {time}") as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)

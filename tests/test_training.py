@@ -456,7 +456,7 @@ def test_provenance() -> None:
     assert result.provenance["data_fingerprint"] == data.CANONICAL[DIGITS]
     assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
     assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
-    assert result.provenance["threads"] == 1 and result.provenance["device"]
+    assert result.provenance["threads"] == 1 and result.provenance["device"] and result.device_kind == "cpu"
 
 
 # -- checkpoints ----------------------------------------------------------------------------------
