@@ -41,19 +41,19 @@ def versions() -> dict[str, str]:
 
 
 def call_group(
-    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path]
+    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path] | None
 ) -> list[Result]:
-    """Train runs that `groups` put together, one call at a time in a process; this is what an Executor is sent.
+    """Train one run, or several as one network, one call at a time in a process; this is what an Executor is sent.
 
     driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
-    a run without a key reads and writes, by option. A worker that does not see the claim shares no folder with the
-    driver: it trains without checkpoints.
+    one run reads and writes, by option; None for runs that train as one network. A worker that does not see the claim
+    shares no folder with the driver: it trains without checkpoints.
     Raises UnfitWorker, before anything is trained.
     """
     host = f"worker {os.getpid()} on {socket.gethostname()}"
     if versions() != driver:
         raise UnfitWorker(f"{host} has {versions()}, the driver has {driver}: install the same")
-    if not claim.exists():
+    if files and not claim.exists():
         if files.keys() - {"checkpoint"}:
             raise UnfitWorker(f"{host} does not share {claim.parents[1]}: teachers and students need a common folder")
         files = {}
@@ -61,20 +61,25 @@ def call_group(
         with _one_run:
             name, _, function = trainer.partition(":")
             module = importlib.import_module(name)
-            if group_key(trainer, runs[0], device) is None:
-                return [getattr(module, function)(runs[0], device=device, **files)]
-            return module.train_group(runs, device=device)
+            if files is None:
+                return module.train_group(runs, device=device)
+            [run] = runs
+            return [getattr(module, function)(run, device=device, **files)]
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 
 
-def groups(trainer: str, runs: Iterable[Run], device: str) -> list[list[Run]]:
-    """Return the runs in the groups that are trained in one call: those with one key, at most 64, the others alone."""
-    together: dict[Any, list[Run]] = {}
+def groups(trainer: str, runs: Iterable[Run], device: str) -> list[tuple[bool, list[Run]]]:
+    """Return the runs of each call, and whether they train as one network: those with one key, at most 64, do."""
+    together: dict[tuple[bool, Any], list[Run]] = {}
     for run in runs:
         key = group_key(trainer, run, device)
-        together.setdefault(run.digest if key is None else key, []).append(run)
-    return [part[start : start + GROUP] for part in together.values() for start in range(0, len(part), GROUP)]
+        together.setdefault((False, run.digest) if key is None else (True, key), []).append(run)
+    return [
+        (stacked, part[start : start + GROUP])
+        for (stacked, _), part in together.items()
+        for start in range(0, len(part), GROUP)
+    ]
 
 
 def group_key(trainer: str, run: Run, device: str) -> Any:
