@@ -110,7 +110,8 @@ class Run:
     same batches in every epoch). augmentation: from `augmentation(name, **options)`, of the training images.
     evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
     watch_test: measure the test split after every epoch, too. keep_best: measure it also with the weights of the
-    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast).
+    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast,
+    in training; what is measured and a teacher's logits are float32).
     gradient_steps: steps from the first on whose gradients' norms are recorded, from 0.
     teacher: the Run of the network whose outputs the task learns from.
     seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
