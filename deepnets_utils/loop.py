@@ -50,8 +50,8 @@ def train_epoch(
     """Train one epoch in the order of `progress` and return each step's loss, float32 [steps], on the CPU.
 
     Of a task that counts hits, the error of the training images (in percent, as they passed, in the run's precision)
-    goes into the history, of a run with gradient_steps the gradients' norms into `progress`. Else nothing in an epoch
-    waits for the device.
+    goes into the history, of a run with gradient_steps the gradients' norms (0 of weights that get none) into
+    `progress`. Else nothing in an epoch waits for the device.
     """
     network.train()
     steps = math.ceil(len(split) / run.batch_size)
@@ -63,8 +63,9 @@ def train_epoch(
         if hasattr(task, "hits"):
             hits += task.hits(outputs, y)
         if first + step < run.gradient_steps:
-            weights = [weight.grad.norm() for weight in network.parameters() if weight.dim() > 1]
-            progress.gradients.append(torch.stack(weights).tolist())
+            gradients = [weight.grad for weight in network.parameters() if weight.dim() > 1]
+            norms = [losses.new_zeros(()) if gradient is None else gradient.norm() for gradient in gradients]
+            progress.gradients.append(torch.stack(norms).tolist())
     if hasattr(task, "hits"):
         progress.record({"train_error": 100 - 100 * hits.item() / len(split)})
     return losses.cpu()

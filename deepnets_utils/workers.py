@@ -1,14 +1,16 @@
 """Where runs are trained: in this process, in processes of this machine, or wherever an Executor sends them."""
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -24,6 +26,7 @@ from deepnets_utils.runs import LOOP_VERSION, Result, Run
 DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
 SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux's control groups
 GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
 
 _one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
@@ -208,8 +211,8 @@ def use_cluster(address: str) -> None:
 def resolve(device: str, workers: int) -> tuple[str, int]:
     """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
 
-    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means each CPU that this process may
-    use, and one on cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
+    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means as many as `usable_cpus`, and one on
+    cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
     Raises ParameterError for other values, and for cuda where there is none.
     """
     if workers < 0:
@@ -227,5 +230,26 @@ def resolve(device: str, workers: int) -> tuple[str, int]:
             raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
         else:
             device = "cpu"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return device, workers or (usable if device == "cpu" else 1)
+    return device, workers or (usable_cpus() if device == "cpu" else 1)
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that this process may use, from 1: those of its affinity, or its share of them by a quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min([affinity, *_quotas()]))
+
+
+def _quotas() -> Iterator[float]:
+    """Yield the CPU quotas, in CPUs, of this process's control groups (a container's, say) and of those above them."""
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 1 names its controllers, version 2 has one tree for all.
+        root, names = (GROUPS / "cpu", ("cfs_quota_us", "cfs_period_us")) if controllers else (GROUPS, ("max",))
+        own = Path(path.strip("/"))
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+                quota, period = " ".join((root / group / f"cpu.{name}").read_text() for name in names).split()
+                if int(quota) > 0:  # version 1 says -1 for none
+                    yield int(quota) / int(period)

@@ -10,7 +10,7 @@ from deepnets_utils import data, training
 from deepnets_utils.augment import augmentation
 from deepnets_utils.batches import Batches
 from deepnets_utils.checkpoints import Progress, load_state, save_state
-from deepnets_utils.loop import evaluate, make_optimizer, train_step
+from deepnets_utils.loop import evaluate, make_optimizer, train_epoch, train_step
 from deepnets_utils.models import model
 from deepnets_utils.randomness import generator
 from deepnets_utils.runs import Result, Run
@@ -211,6 +211,22 @@ def test_gradient_norms_of_the_first_steps() -> None:
     own = [weight.grad.norm().item() for weight in network.parameters() if weight.dim() > 1]
     assert norms[:, 0].tolist() == pytest.approx(own, rel=1e-4)
     assert result.history == train(make_run()).history
+
+
+def test_gradient_norms_of_weights_that_get_none_are_0() -> None:
+    class Spare(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(3072, 20).requires_grad_(False), nn.Linear(20, 10))
+            self.spare = nn.Linear(2, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self[2](self[1](self[0](images)))
+
+    run, network, progress, split = make_run(gradient_steps=2), Spare(), Progress.start(0), splits()["train"]
+    progress.order = torch.arange(len(split))
+    train_epoch(run, ImageClasses(), network, make_optimizer(run, network, 1e-3), Batches(run), split, progress)
+    frozen, used, spare = zip(*progress.gradients, strict=True)
+    assert frozen == spare == (0, 0) and min(used) > 0
 
 
 def test_a_student_learns_from_its_teacher(tmp_path: Path) -> None:
