@@ -342,6 +342,8 @@ def _progress(file: Path, stored: Sequence[Result]) -> str:
     missing = [run for run in runs if run.digest not in there]
     workers = resolve("cpu", 0)[1]
     seconds = estimate(missing, stored) / workers
-    time = f"about {duration(seconds)} on {workers} CPUs" if seconds == seconds else "time unknown"
+    time = f"about {duration(seconds)} on {workers} CPUs"
+    if seconds != seconds:
+        time = "nothing alike is stored that was trained on a CPU, to tell the time from"
     text = f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")
     return text + (f"; {later} more when these are stored: then plan again" if later else "")

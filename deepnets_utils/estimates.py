@@ -15,12 +15,12 @@ DEFAULT_SIZES = {"digit_pairs": (1_000, 0), "image_classes": (0, 10_000), "pixel
 SAMPLE = 2000  # stored results that an estimate looks at
 
 
-def estimate(runs: Iterable[Run], results: Iterable[Result]) -> float:
-    """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
+def estimate(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu") -> float:
+    """Return the seconds that `runs` would take on a device one after another, NaN when nothing comparable is stored.
 
     Sums `estimates`; what is like nothing stored counts as the mean of the others.
     """
-    found = estimates(runs, results)
+    found = estimates(runs, results, device)
     seconds = [value for value in found if value == value]
     return statistics.mean(seconds) * len(found) if seconds else float("nan")
 
@@ -33,18 +33,28 @@ def counted(run: Run) -> float:
 
 
 def estimates(
-    runs: Iterable[Run], results: Iterable[Result], operations: Callable[[Run], float] = counted
+    runs: Iterable[Run],
+    results: Iterable[Result],
+    device: str = "cpu",
+    operations: Callable[[Run], float] = counted,
 ) -> list[float]:
     """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
 
+    device: "cpu" or "cuda", what they would be trained on. Only results from that kind count: the other may be a
+    hundred times as fast or as slow. An estimator is always fitted on the CPU.
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
-    same model, and a task of the same name, whatever device they ran on. An estimator counts as one epoch. A run whose
-    model is not stored takes what the quickest result of a task of the same name would need for its multiply-adds:
-    many small runs beside it do not change the price of a large one. operations: multiply-adds of a training, NaN
-    where unknown; then a model of the same name tells.
+    same model, and a task of the same name. An estimator counts as one epoch. A run whose model is not stored takes
+    what the quickest result of a task of the same name would need for its multiply-adds: many small runs beside it do
+    not change the price of a large one. operations: multiply-adds of a training, NaN where unknown; then a model of
+    the same name tells.
     """
-    finished = (result for result in results if result.status == "finished")  # one that diverged took less
-    results = list(itertools.islice(finished, SAMPLE))
+
+    def comparable(result: Result) -> bool:
+        place = "cpu" if result.run.learning_rate is None else device
+        finished = result.status == "finished"  # one that diverged took less
+        return finished and place.startswith(result.device_kind)
+
+    results = list(itertools.islice(filter(comparable, results), SAMPLE))
     alike: dict[tuple, list[Result]] = collections.defaultdict(list)
     for result in results:
         for kind in _kinds(result.run):

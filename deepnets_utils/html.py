@@ -185,7 +185,9 @@ def index_page(name: str, rows: Sequence[Mapping[str, Any]], notebooks: bool) ->
             banners.setdefault(row["summary"]["banner"], []).append(row["study"])
     runs = [row["summary"]["runs"] for row in rows if row["summary"]]
     keys = ("total", "missing", "missing_seconds", "missing_unknown", "later")
-    lacking = summaries.missing({key: sum(run.get(key, 0) for run in runs) for key in keys})
+    devices = sorted({run.get("missing_on", "any device") for run in runs if run["missing"]})
+    total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
+    lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
     shown = {"banners": banners, "verdicts": count_verdicts(rows), "lacking": lacking, "notebooks": notebooks}
     return _render("index", name=name, rows=rows, **shown)

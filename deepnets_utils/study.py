@@ -262,7 +262,7 @@ class Study:
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
         known = itertools.chain(results.values(), self.store.results())
-        times = estimates(missing, known) if missing else []
+        times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         cost = costs(self._sweeps, seconds)
         write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
@@ -287,6 +287,7 @@ class Study:
                 "missing": len(missing),
                 "missing_seconds": float(np.nansum(times)),
                 "missing_unknown": int(np.isnan(times).sum()),
+                "missing_on": self.device,
                 "later": later,
                 "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),

@@ -70,17 +70,17 @@ def counts(verdicts: pd.Series) -> dict[str, int]:
 def missing(runs: Mapping[str, Any]) -> str:
     """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
 
-    The cost is that of one run after another as `estimates` knows it; runs like nothing stored are named, and those
-    that cannot be planned yet.
+    The cost is that of one run after another as `estimates` knows it for the study's device; runs like nothing stored
+    from such a device are named, and those that cannot be planned yet.
     """
     if not runs["missing"]:
         return ""
     text = f"{runs['missing']} of {runs['total']} runs are not there"
-    unknown = runs.get("missing_unknown", runs["missing"])
+    unknown, device = runs.get("missing_unknown", runs["missing"]), runs.get("missing_on", "any device")
     if unknown == runs["missing"]:
-        text += ", nothing like them is stored to tell their time from"
+        text += f", nothing like them that was trained on {device} is stored to tell their time from"
     else:
         time = duration(runs["missing_seconds"])
-        text += f"; by stored runs of any device they take about {time} one after another"
+        text += f"; by stored runs on {device} they take about {time} one after another"
         text += f", without {unknown} that nothing stored is like" if unknown else ""
     return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")

@@ -4,9 +4,11 @@ import collections
 import contextlib
 import functools
 import math
+import re
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +39,7 @@ MANY_IMAGES = 20e6  # seen in training, from which on a sweep of unknown time ma
 POLL_SECONDS = 0.5
 HERE = (InProcess, WorkerProcess)
 LOST = "the executor gave its calls up: its scheduler was closed or cannot be reached"
+NO_MEMORY = re.compile("MemoryError|out of memory|allocate memory|ALLOC_FAILED")  # of torch, CUDA and its libraries
 IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
 
 
@@ -98,16 +101,17 @@ def sweep(
         workers = min(workers, len(missing))
         text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(again)} teachers whose weights are not here" if again else ""
-        seconds = estimate(missing, store.results()) / workers
+        seconds = estimate(missing, store.results(), device) / workers
+        time = f"about {duration(seconds)}"
+        if math.isnan(seconds):
+            time = f"nothing alike is stored that was trained on {device}, to tell the time from"
         if too_long(missing, seconds) and not yes:
-            known = not math.isnan(seconds)
-            time = f"about {duration(seconds)}" if known else "nothing alike is stored to tell the time from"
             raise SweepTooLong(
                 f"{title}: {text}, {time}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
             )
         with (
-            Reporter(len(missing), title, f"{text}, {duration(seconds)}") as reporter,
+            Reporter(len(missing), title, f"{text}, {time}") as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)
@@ -157,7 +161,7 @@ class Driver:
         queue = collections.deque(groups(self.trainer, runs, self.device))
         attempts: collections.Counter[str] = collections.Counter()
         claims: dict[str, FileLock] = {}
-        flying: dict[Future, tuple[list[Run], Executor]] = {}
+        flying: dict[Future, tuple[bool, list[Run], Executor]] = {}
         free = list(executors)
         results: dict[str, Result] = {}
         waiting = False
@@ -173,7 +177,8 @@ class Driver:
                     if self.stop.is_set() or not free or len(claims) >= IN_FLIGHT:
                         break
                     group, awaited = [], []
-                    for run in queue.popleft():
+                    stacked, part = queue.popleft()
+                    for run in part:
                         if (claim := self.store.claim(run)) is None:
                             awaited.append(run)
                             continue
@@ -182,32 +187,31 @@ class Driver:
                             settle(run, stored)
                         else:
                             group.append(run)
-                    queue.extend([awaited] if awaited else [])
+                    queue.extend([(stacked, awaited)] if awaited else [])
                     if group:
                         executor = free.pop()
                         claim = Path(claims[group[0].digest].lock_file)
-                        arguments = (versions(), self.trainer, group, self.device, claim, self._files(group[0]))
-                        flying[executor.submit(call_group, *arguments)] = (group, executor)
+                        files = None if stacked else self._files(group[0])
+                        arguments = (versions(), self.trainer, group, self.device, claim, files)
+                        flying[executor.submit(call_group, *arguments)] = (stacked, group, executor)
                 if not flying:
                     if queue and not waiting:
                         waiting = True
-                        self.reporter.say(f"waiting for {sum(map(len, queue))} runs that another sweep is training")
+                        count = sum(len(part) for _, part in queue)
+                        self.reporter.say(f"waiting for {count} runs that another sweep is training")
                     time.sleep(POLL_SECONDS if queue else 0)
                     continue
                 done, _ = wait(flying, POLL_SECONDS if free and queue else None, FIRST_COMPLETED)
                 for future in done:
-                    group, executor = flying.pop(future)
+                    stacked, group, executor = flying.pop(future)
                     free.append(executor)
                     broken = CancelledError(LOST) if future.cancelled() else future.exception()
                     if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
                         raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
-                    if broken is not None and len(group) > 1:
-                        why = f"{type(broken).__name__}: {broken}"
-                        self.reporter.say(f"{len(group)} runs failed together, each is tried alone: {why}")
-                        broken.__traceback__ = None  # it holds what the group had on the device
+                    if broken is not None and stacked:
                         for run in group:
                             claims.pop(run.digest).release()
-                        queue.extendleft([run] for run in reversed(group))
+                        queue.extendleft(reversed(self._smaller(group, broken)))
                         continue
                     for run, result in zip(group, [None] if broken else future.result(), strict=True):
                         if (error := broken or self._put(result)) is None:
@@ -217,7 +221,7 @@ class Driver:
                         attempts[run.digest] += 1
                         if isinstance(error, BrokenProcessPool) and attempts[run.digest] < ATTEMPTS:
                             self.reporter.say(f"a worker died; its run is tried again: {run}")
-                            queue.appendleft([run])
+                            queue.appendleft((False, [run]))
                             continue
                         if isinstance(error, BrokenProcessPool):
                             error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
@@ -235,6 +239,19 @@ class Driver:
             for claim in claims.values():
                 claim.release()
         return results
+
+    def _smaller(self, group: list[Run], error: BaseException) -> list[tuple[bool, list[Run]]]:
+        """Return what is tried in place of runs that failed as one network: two halves, or the plain loop of each."""
+        half = len(group) // 2
+        short = isinstance(error, BrokenProcessPool) or NO_MEMORY.search("".join(traceback.format_exception(error)))
+        how = "in two halves" if short and half else "by the plain loop"
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.reporter.say(f"{len(group)} runs failed as one network and are trained {how}: {why}")
+        # They hold what the group had on the device.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        if short and half:
+            return [(True, group[:half]), (True, group[half:])]
+        return [(False, [run]) for run in group]
 
     def _stored(self, run: Run) -> Result | None:
         """Return the record of a run; of one that is trained for its weights only where these are there, too."""

@@ -59,13 +59,14 @@ def train(
     images = data.load(run.dataset)
     task: Task = build_task(run.task)
     clock = Clock()
-    extra: dict[str, Any] = {}
+    path = "loop" if run.learning_rate else "estimator"
+    place = torch.device(device if run.learning_rate else "cpu")
+    extra: dict[str, Any] = {"device_kind": place.type}
     with numerics():
         splits = task.splits(images, run.data_seed)
         if run.learning_rate is None:
-            path, outcome = "estimator", fit_estimator(run, task, splits)
+            outcome = fit_estimator(run, task, splits)
         else:
-            path, place = "loop", torch.device(device)
             check_parts(run, task, splits)
             lead, identity = None, run.digest
             if run.teacher is not None:
@@ -79,8 +80,7 @@ def train(
                     for parameter in network.parameters():
                         nn.init.constant_(parameter, math.nan)
                 extra["weights_sha256"] = save_state(weights, {"digest": run.digest, "network": network.state_dict()})
-    origin = provenance(path, "cpu" if path == "estimator" else device, clock, images)
-    return Result(run=run, provenance=origin | extra, **outcome)
+    return Result(run=run, provenance=provenance(path, str(place), clock, images) | extra, **outcome)
 
 
 def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
@@ -100,7 +100,8 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
         tasks = [build_task(run.task) for run in runs]
         own = [splits[run.task, run.data_seed] for run in runs]
         outcomes = list(map(settled, runs, own, train_replicas(runs, tasks, own, device)))
-    origin = provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
+    origin = provenance("replicas", device, clock, images, len(runs))
+    origin |= {"replicas": len(runs), "device_kind": torch.device(device).type}
     return [Result(run=run, provenance=dict(origin), **outcome) for run, outcome in zip(runs, outcomes, strict=True)]
 
 

@@ -346,6 +346,38 @@ def test_device_and_workers_as_this_machine_has_them(monkeypatch: pytest.MonkeyP
             workers.resolve(device, count)
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "max 100000"}, 16),
+        ("0::/", {"cpu.max": "6400000 100000"}, 16),
+        ("0::/user/own", {"cpu.max": "800000 100000", "user/cpu.max": "50000 100000", "user/own/cpu.max": "max 1"}, 1),
+        (
+            "5:memory:/\n3:cpu,cpuacct:/docker/1f",
+            {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        ("3:cpu,cpuacct:/a\n0::/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 16),
+        ("3:cpuset:/", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        (None, {}, 16),
+    ],
+)
+def test_workers_keep_to_the_quota_of_a_container(
+    groups: str | None, files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(workers, "GROUPS", tmp_path)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    if groups:
+        (tmp_path / "own").write_text(f"{groups}\n")
+    assert workers.resolve("cpu", 0) == ("cpu", cpus) and workers.resolve("cpu", 5) == ("cpu", 5)
+
+
 HEAVY = ("torch", "torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "nbformat", "jinja2")
 
 

@@ -379,7 +379,7 @@ class Grouping(types.ModuleType):
     def __init__(self, store: Store) -> None:
         super().__init__("grouping")
         self.store, self.groups, self.lonely = store, [], []
-        self.failing: set[int] = set()
+        self.room, self.failing, self.broken = 10**6, set(), set()
 
     def group_key(self, run: Run) -> Hashable | None:
         return run.model if run.model.name == "fine" else None
@@ -387,12 +387,19 @@ class Grouping(types.ModuleType):
     def train_group(self, runs: list[Run], *, device: str) -> list[Result]:
         assert all(self.store.claim(run) is None for run in runs), "every run of a group is claimed"
         self.groups.append([run.seed for run in runs])
+        if len(runs) > self.room:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            finally:  # the end of a capture fails, too
+                raise RuntimeError("operation failed due to a previous error during capture\nmore")
         if self.failing & set(self.groups[-1]):
             raise RuntimeError("made to fail")
         return [fake_trainer.result_of(run) for run in runs]
 
     def train(self, run: Run, *, device: str, checkpoint: Path) -> Result:
         self.lonely.append(run.seed)
+        if run.seed in self.broken:
+            raise RuntimeError("made to fail alone")
         return fake_trainer.result_of(run)
 
 
@@ -447,14 +454,65 @@ def test_what_another_sweep_holds_is_awaited_and_the_rest_of_its_group_is_traine
     assert sorted(grouping.groups) == [[0, 4], [1, 3, 5], [6]]
 
 
-def test_the_runs_of_a_group_that_fails_are_tried_one_by_one(
+def test_a_group_that_fails_is_trained_by_the_plain_loop(
     store: Store, grouping: Grouping, capfd: pytest.CaptureFixture
 ) -> None:
-    grouping.failing = {3}
+    grouping.failing, grouping.broken = {3, 6}, {3}
     with pytest.raises(TrainingFailed) as failure:
         sweep(fake_runs(), store=store, device="cuda", trainer="grouping:train")
-    assert len(str(failure.value).splitlines()) == 1 and "seed=3: RuntimeError: made to fail" in str(failure.value)
-    assert [1, 3, 5] in grouping.groups and all([seed] in grouping.groups for seed in (1, 3, 5))
+    assert len(str(failure.value).splitlines()) == 1 and "seed=3: RuntimeError: made to fail alone" in str(
+        failure.value
+    )
+    assert sorted(grouping.groups) == [[0, 2, 4], [1, 3, 5], [6]], "as one network nothing is tried twice"
+    assert sorted(grouping.lonely) == [1, 3, 5, 6, 10, 11]
     assert {result.run.seed for result in store.results()} == {0, 1, 2, 4, 5, 6, 10, 11}
-    assert "3 runs failed together, each is tried alone: RuntimeError: made to fail" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    for count in (3, 1):
+        line = f"{count} runs failed as one network and are trained by the plain loop: RuntimeError: made to fail"
+        assert said.count(line) == 1
     assert store.claim(fake_runs()[4]) is not None, "no claim is kept on a run that failed"
+
+
+@pytest.mark.parametrize("room", [2, 1, 0])
+def test_a_group_without_memory_is_halved_and_at_last_trained_by_the_plain_loop(
+    store: Store, grouping: Grouping, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, room: int
+) -> None:
+    monkeypatch.setattr(workers_module, "GROUP", 64)
+    grouping.room, runs = room, [fake_trainer.make_run(seed) for seed in range(8)]
+    assert sweep(runs, store=store, device="cuda", trainer="grouping:train") == list(map(fake_trainer.result_of, runs))
+    assert [len(group) for group in grouping.groups if 0 in group] == [8, 4, 2, 1][: 4 - room // 2]
+    assert sorted(grouping.lonely) == ([] if room else list(range(8)))
+    said = capfd.readouterr().err
+    why = "RuntimeError: operation failed due to a previous error during capture\n"
+    assert said.count(f"8 runs failed as one network and are trained in two halves: {why}") == 1
+    assert said.count(f"1 runs failed as one network and are trained by the plain loop: {why}") == 8 * (not room)
+    assert list((store.folder / "claims").glob("*")) == []
+
+
+def test_a_worker_that_dies_with_a_group_costs_no_run(store: Store, capfd: pytest.CaptureFixture) -> None:
+    runs = [fake_trainer.make_run(seed, "dies_as_one") for seed in range(4)]
+    options = {"store": store, "workers": 2, "device": "cuda", "trainer": fake_trainer.TRAINER}
+    assert sweep([*runs, fake_trainer.make_run(9)], **options)[:4] == list(map(fake_trainer.result_of, runs))
+    said = capfd.readouterr().err
+    assert "4 runs failed as one network and are trained in two halves: BrokenProcessPool" in said
+    assert said.count("trained by the plain loop: BrokenProcessPool") == 4
+
+
+@pytest.mark.parametrize(("error", "replicas"), [(torch.OutOfMemoryError("CUDA out of memory"), 2), (OSError(), None)])
+def test_runs_whose_network_fails_as_one_are_what_they_are_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception, replicas: int | None
+) -> None:
+    whole = StackedTraining.epoch
+
+    def epoch(self: StackedTraining, own: list[Tensor]) -> Tensor:
+        if len(own) > 2 or not replicas:
+            raise error
+        return whole(self, own)
+
+    monkeypatch.setattr(StackedTraining, "epoch", epoch)
+    monkeypatch.setattr(workers_module, "group_key", lambda trainer, run, device: group_key(run))  # on the CPU, too
+    runs = [make_run(seed=seed) for seed in range(4)]
+    results = sweep(runs, store=store)
+    for result, run in zip(results, runs, strict=True):
+        close(result, train(run))
+    assert [result.provenance.get("replicas") for result in results] == [replicas] * 4

@@ -412,9 +412,9 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
     rows = [reports.study_row(good.folder, "01_good") | {"study": name} for name in ("01_good", "02_other")]
     for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
-        row["summary"] = row["summary"] | {"runs": runs}
+        row["summary"] = row["summary"] | {"runs": runs | {"missing_on": "cuda"}}
     page = html.index_page("quick", rows, notebooks=True)
-    assert "4 of 18 runs are not there; by stored runs of any device they take about 3.0 h one after another" in page
+    assert "4 of 18 runs are not there; by stored runs on cuda they take about 3.0 h one after another" in page
     assert "one after another, without 2 that nothing stored is like" in page
     rows[0]["summary"]["runs"]["later"] = 5
     page = html.index_page("quick", rows, notebooks=True)

@@ -271,7 +271,7 @@ def test_missing_runs_say_what_they_would_cost(output):
     other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
     made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
     shown = made.finish().data
-    assert "3 of 4 runs are not there; by stored runs of any device they take about 40 s one after" in shown
+    assert "3 of 4 runs are not there; by stored runs on cpu they take about 40 s one after" in shown
     assert "one after another, without 1" in shown
     cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
     assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]
