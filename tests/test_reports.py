@@ -1,5 +1,7 @@
 """Reports: success is proved, failures are kept and named, pages stand alone."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -532,6 +534,19 @@ def test_two_reports_of_one_study_at_once(project: Path) -> None:
     folder = project / "reports" / "quick"
     assert reports.study_row(folder, "01_good")["status"] == "ok" and not list(folder.glob(".*.ipynb"))
     assert "A good study" in (folder / "index.html").read_text()
+
+
+def test_a_folder_without_file_locks_is_refused_before_the_notebook_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    write_notebook("01_good", ["# A good study"])
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("the notebook ran"))
+    with pytest.raises(OSError, match=f"^{project / 'reports' / 'quick'} is on a file system without file locks"):
+        reports.make_report("1", {})
 
 
 def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
