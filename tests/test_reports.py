@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -142,6 +143,20 @@ def test_the_kernel_is_this_python_beside_the_notebooks(good) -> None:
 def test_nobody_watches_a_report_that_jupyterlab_started(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
     write_notebook("01_good", ["from deepnets_utils.progress import watched\n\nassert not watched()"])
+    assert reports.make_report("1", {}).error == ""
+
+
+@pytest.mark.parametrize("name", ["ж" * 20, "a" * 200])
+def test_kernels_have_sockets_wherever_tmpdir_is(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path_factory.mktemp("t") / name / name
+    place.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(place)
+    source = "import ipykernel\n\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
+    write_notebook("01_good", [source])
     assert reports.make_report("1", {}).error == ""
 
 
