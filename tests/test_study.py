@@ -42,7 +42,7 @@ def digits_run(seed: int) -> Run:
     [
         ({"profile": "large"}, ["profile", "smoke, quick, paper", "large"]),
         ({"seeds": "3"}, ["seeds", "int", "'3'"]),
-        ({"seeds": -1}, ["seeds", "below 0"]),
+        ({"seeds": -1}, ["seeds", "from 0"]),
         ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
         ({"device": "tpu"}, ["device", "auto, cpu, cuda"]),
         ({"profile": "smoke", "data": "real"}, ["data", "smoke"]),
