@@ -7,6 +7,7 @@ says". A number without limits is from 0 to 10,000.
 """
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import io
@@ -194,19 +195,24 @@ def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any
     return checked
 
 
-def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def injected(namespace: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
     """Return the names and values of the parameters cell as it was last run, and of the one that papermill put in.
 
-    The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
+    declared: what the notebook's file declares; a name that only these cells have is a misspelt one. The first gives
+    a declared name its type, the other has papermill's comment. Raises ParameterError where cells ran, the first not.
     """
-    found = {}
-    for beginning in ("# Parameters\n", "profile: str"):
-        source = next((cell for cell in reversed(namespace.get("In", [])) if cell.startswith(beginning)), "")
-        for node in ast.parse(source).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-            if isinstance(target, ast.Name) and target.id in namespace:
-                found[target.id] = namespace[target.id]
-    return found
+    found: dict[bool, set[str]] = {}
+    for source in namespace.get("In", []):
+        with contextlib.suppress(SyntaxError):
+            lines = ast.parse(source).body
+            typed = {ast.unparse(line.target) for line in lines if isinstance(line, ast.AnnAssign)}
+            if (parameters := bool(typed & declared.keys())) or re.search("^# Parameters$", source, re.M):
+                found[parameters] = typed.union(
+                    ast.unparse(target) for line in lines if isinstance(line, ast.Assign) for target in line.targets
+                )
+    if any(namespace.get("In", [])) and True not in found:
+        raise ParameterError("no cell with lines `name: type = literal` was run: run the one tagged 'parameters'")
+    return {name: namespace[name] for name in set().union(*found.values()) if name in namespace}
 
 
 def _content(notebook: Path) -> dict[str, Any]:
