@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from deepnets_utils.datasets import CANONICAL, FOLDER, DataError
+from deepnets_utils.files import locked
 from deepnets_utils.paths import data_root
 
 PROBE_SECONDS = 4.0  # with the imports of torch and torchvision, a missing network is noticed within 10 s
@@ -127,7 +127,7 @@ def download(name: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=root):  # a lock waits for ever where no file can be made
             pass
-        with FileLock(root / ".download.lock"):
+        with locked(root / ".download.lock"):
             for leftover in root.glob(".download-*"):  # its process is dead, or it would hold the lock
                 shutil.rmtree(leftover, ignore_errors=True)
             if check(name) == "ready":  # another process got it while this one waited

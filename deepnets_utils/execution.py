@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -28,7 +27,7 @@ from deepnets_utils import paths
 from deepnets_utils.files import write_text
 
 FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
-LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
+SOCKETS = "/tmp", "/var/tmp", "/dev/shm"  # systems allow about 100 bytes of a socket's path, and TMPDIR may be long
 
 
 class ThisPython(AsyncKernelManager):
@@ -37,11 +36,10 @@ class ThisPython(AsyncKernelManager):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-        file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
-        if os.name == "posix" and len(file) < LONGEST_SOCKET:
+        if os.name == "posix":
             # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
             self.transport = "ipc"
-            self.connection_file = file
+            self.connection_file = str(Path(jupyter_runtime_dir()) / "kernel.json")
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """End the kernel and its processes; after Ctrl-C once it has finished what is training."""
@@ -78,7 +76,8 @@ papermill.engines.papermill_engines.register("saves once", SavesOnce)
 
 def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
     """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
-    with TemporaryDirectory(prefix="deepnets-") as runtime:
+    short = next((folder for folder in SOCKETS if os.access(folder, os.W_OK)), None)
+    with TemporaryDirectory(prefix="deepnets-", dir=short) as runtime:
         settings = {
             "DEEPNETS_REPORT_TOKEN": token,
             "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from deepnets_utils import paths
 from deepnets_utils.datasets import CANONICAL
-from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.files import locked, move_aside, write_whole
 from deepnets_utils.runs import Result, Run, canonical
 
 PART_SECONDS = 3600.0
@@ -62,15 +62,11 @@ class Store:
         self.checkpoint(result.run).unlink(missing_ok=True)
 
     def claim(self, run: Run) -> FileLock | None:
-        """Return a held lock on a run, or None when another process holds it; released by its death too."""
-        path = self.folder / "claims" / f"{run.digest}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        """Return a held lock on a run (see `locked`), or None when another process holds it."""
         try:
-            lock.acquire(timeout=0)
+            return locked(self.folder / "claims" / f"{run.digest}.lock", timeout=0).lock
         except Timeout:
             return None
-        return lock
 
     def release(self, claim: FileLock) -> None:
         """Let go of the claim on a run whose record is stored, and remove its file.

@@ -47,7 +47,7 @@ class Study:
         notebook = notebook_path(name)
         declared = read_parameters(notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
-        self.parameters = check_parameters(declared, given | injected(namespace))
+        self.parameters = check_parameters(declared, given | injected(namespace, declared))
         self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from deepnets_utils import published
-from deepnets_utils.files import move_aside, write_text
+from deepnets_utils.files import locked, move_aside, write_text
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
@@ -39,7 +38,7 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
     That is tables/claims.csv, and tables of which each study has some metrics.
     """
     text = json.dumps(nan_to_null(summary), indent=1)  # an interval that reaches infinity is open on that side
-    with FileLock(folder / ".claims.lock"):  # studies that finish at once
+    with locked(folder / ".claims.lock"):  # studies that finish at once
         summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
         summaries.sort(key=lambda each: each["study"])
         claims = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]

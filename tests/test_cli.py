@@ -97,7 +97,7 @@ def finish(run: Run, **provenance: object) -> Result:
         ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
         ("report 2 -p profile=fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
         ("report 2 --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
-        ("report 2 --workers -1", "workers must be a finite number, not below 0; it is -1"),
+        ("report 2 --workers -1", "workers must be from 0 to 10000; it is -1"),
         (
             "report 2 -p sedes=3",
             "no parameter is called 'sedes' (did you mean seeds?); there are profile, train, data,",

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
@@ -424,6 +425,17 @@ def test_loading_writes_nothing(small: str, root: Path) -> None:
 def test_a_folder_that_cannot_be_written(small: str, root: Path, server: Server) -> None:
     root.write_text("a file where the folder should be")
     with pytest.raises(data.DataError, match=str(root)):
+        data.download(small)
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_folder_without_file_locks(small: str, root: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(data.DataError, match=f"{root} is on a file system without file locks .*DEEPNETS_DATA"):
         data.download(small)
     assert server.paths == []
 

@@ -1,11 +1,14 @@
 """Reports: success is proved, failures are kept and named, pages stand alone."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -140,6 +143,20 @@ def test_the_kernel_is_this_python_beside_the_notebooks(good) -> None:
 def test_nobody_watches_a_report_that_jupyterlab_started(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
     write_notebook("01_good", ["from deepnets_utils.progress import watched\n\nassert not watched()"])
+    assert reports.make_report("1", {}).error == ""
+
+
+@pytest.mark.parametrize("name", ["ж" * 20, "a" * 200])
+def test_kernels_have_sockets_wherever_tmpdir_is(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path_factory.mktemp("t") / name / name
+    place.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(place)
+    source = "import ipykernel\n\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
+    write_notebook("01_good", [source])
     assert reports.make_report("1", {}).error == ""
 
 
@@ -532,6 +549,19 @@ def test_two_reports_of_one_study_at_once(project: Path) -> None:
     folder = project / "reports" / "quick"
     assert reports.study_row(folder, "01_good")["status"] == "ok" and not list(folder.glob(".*.ipynb"))
     assert "A good study" in (folder / "index.html").read_text()
+
+
+def test_a_folder_without_file_locks_is_refused_before_the_notebook_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    write_notebook("01_good", ["# A good study"])
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("the notebook ran"))
+    with pytest.raises(OSError, match=f"^{project / 'reports' / 'quick'} is on a file system without file locks"):
+        reports.make_report("1", {})
 
 
 def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:

@@ -42,7 +42,7 @@ def digits_run(seed: int) -> Run:
     [
         ({"profile": "large"}, ["profile", "smoke, quick, paper", "large"]),
         ({"seeds": "3"}, ["seeds", "int", "'3'"]),
-        ({"seeds": -1}, ["seeds", "below 0"]),
+        ({"seeds": -1}, ["seeds", "from 0"]),
         ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
         ({"device": "tpu"}, ["device", "auto, cpu, cuda"]),
         ({"profile": "smoke", "data": "real"}, ["data", "smoke"]),
@@ -56,10 +56,32 @@ def test_impossible_parameters_fail_with_what_is_allowed(values, texts):
 
 
 def test_a_name_that_papermill_injected_and_nobody_declared_fails():
-    cells = ["", "import x", "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
+    cells = ["", "import x", 'profile: str = "quick"', "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
     with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
         study(profile="smoke", sedes=3, In=cells)
-    assert study(profile="smoke", In=cells[:2]).profile == "smoke"
+    assert study(profile="smoke", In=cells[:3]).profile == "smoke"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '# a note\nprofile: str = "smoke"\nsedes: int = 3',
+        'sedes: int = 3\nprofile: str = "smoke"',
+        'import sys\n\nsedes = 3\nseeds: int = 1\nprofile = "smoke"',
+        "# a note\n# Parameters\nsedes = 3",
+    ],
+)
+def test_a_misspelt_name_is_found_however_the_cell_was_edited(cell):
+    first = 'profile: str = "smoke"'
+    with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
+        study(sedes=3, In=["", first, "%matplotlib no Python", cell, "sedes = 4", "epochs = mine = 5"])
+    assert study(sedes=3, mine=5, In=["", first, "sedes = 4", "epochs = mine = 5"]).parameters["seeds"] == 0
+
+
+def test_a_parameters_cell_that_cannot_be_read_is_an_error_and_no_silence():
+    for cell in ("get_ipython().run_cell_magic('time', '', 'profile: str = \"smoke\"')", 'profile = "smoke"'):
+        with pytest.raises(ParameterError, match="no cell with lines `name: type = literal` was run"):
+            study(profile="smoke", In=["", cell])
 
 
 def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
