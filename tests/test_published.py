@@ -256,3 +256,8 @@ def test_identical_runs_agree_where_they_round_to_the_printed_digits():
     found = verdicts(compare(values, "googlenet", "figure6", "epoch"))
     assert found["ResNet18", "epoch of convergence"] == "agrees"
     assert found["VGG19", "epoch of convergence"] == "differs"
+
+
+def test_a_time_that_a_run_did_not_reach_has_no_mean_to_compare():
+    frame = compare({("ResNet18", "epoch of convergence"): [9, 9, 9, math.inf]}, "googlenet", "figure6", "epoch")
+    assert frame.set_index("row").loc["ResNet18", "verdict"] == "too few runs"

@@ -286,6 +286,16 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
     assert text.startswith("as_coded: supported, -4 points (95 %: -4.2") and text.endswith("; n = 3)")
 
 
+def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
+    made = study(profile="paper")
+    rows = [f"{word} auxiliary classifiers" for word in ("with", "without")]
+    made.keep({(row, "epochs to 20 % error"): np.full(3, np.inf) for row in rows}, "auxiliary", "epoch")
+    shown = made.judge(["googlenet.aux_no_faster"]).iloc[0]
+    assert (shown["verdict"], shown["effect"], shown["p"]) == ("too few runs", "", "")
+    assert all(f"3 of 3 runs never got there: auxiliary:{row}" in shown["note"] for row in rows)
+    assert made.verdict("googlenet.aux_no_faster") == "too few runs"
+
+
 def test_missing_runs_say_what_they_would_cost(output):
     runs = {label: [digits_run(seed) for seed in seeds] for label, seeds in (("a", (0, 1)), ("b", (2,)))}
     made = study(profile="smoke", train="never")
