@@ -22,11 +22,12 @@ from deepnets_utils.parameters import ParameterError, notebook_path, read_parame
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.store import Store, read_records, write_records
-from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
 from deepnets_utils.workers import engine, resolve, use_cluster
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "overnight", "paper")
+LARGE = ("overnight", "paper")  # their runs are planned and trained for all studies together, before the pages
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
@@ -83,19 +84,22 @@ def report(
 ) -> None:
     """Run the notebooks, write pages and an index.
 
-    What is missing is trained first. Without --profile: quick, then overnight and paper from what is stored, without
-    training.
+    What is missing is trained first; of overnight and paper the first run of every cell of all studies, then the
+    second, and so on. Without --profile: quick, then overnight and paper from what is stored, without training.
     """
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     named = any(text.startswith("profile=") for text in given)
     if dask:
         use_cluster(dask)
-    shown = [[f"profile={name}", "train=never"] for name in ("overnight", "paper")]
+    shown = [[f"profile={name}", "train=never"] for name in LARGE]
     profiles = [[]] if named else [["profile=quick"], *shown]
     if not named and "data=embedded" in given:  # the others have none
         profiles = profiles[:1]
-    outcomes = _make([given + texts for texts in profiles], studies, hide_code)
+    if any(f"profile={name}" in given for name in LARGE) and "train=never" not in given:
+        outcomes = _make_large(given, studies, hide_code)
+    else:
+        outcomes = _make([given + texts for texts in profiles], studies, hide_code)
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
         print(folder / "index.html")
         if as_zip:
@@ -150,7 +154,7 @@ def train(
         for dataset in sorted({run.dataset for run in missing}):
             load(dataset)
     place = engine(*resolve(device or "auto", workers or 0))
-    sweep(runs, store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
+    sweep(in_rounds(runs), store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
 
 
 @app.command()
@@ -316,6 +320,33 @@ def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_c
     from deepnets_utils.reports import make_reports
 
     return [outcome for group in jobs for outcome in make_reports(group, hide_code=hide_code)]
+
+
+def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
+    """Make the reports of a large profile: all that is missing is planned, trained in rounds over all studies, shown.
+
+    Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
+    """
+    from deepnets_utils import data
+
+    planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
+    files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
+    store = Store()
+    missing = [run for file in files for run in _read_runs(file) if not run.local and store.get(run) is None]
+    if not missing:
+        return planned
+    values = _values(_selected(studies)[0], given)
+    place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
+    yes = values.get("yes", False) or values["profile"] == "overnight"
+    try:
+        for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
+            if not data.present(name):
+                data.download(name)
+    except DataError as error:
+        print(f"{error}\nStored runs are shown, nothing is trained.", file=sys.stderr)
+        return planned
+    sweep(in_rounds(missing), store=store, yes=yes, title=values["profile"], **place)
+    return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
 
 
 def _read_runs(file: Path) -> list[Run]:

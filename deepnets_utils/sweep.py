@@ -19,7 +19,7 @@ from filelock import FileLock
 from deepnets_utils.estimates import estimate, images_seen
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.progress import Reporter, duration
-from deepnets_utils.runs import LOOP_VERSION, Result, Run
+from deepnets_utils.runs import LOOP_VERSION, Result, Run, canonical
 from deepnets_utils.store import Store
 from deepnets_utils.workers import (
     InProcess,
@@ -95,12 +95,12 @@ def sweep(
         if outdated := {run.loop_version for run in missing} - {LOOP_VERSION}:
             raise ParameterError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
-        phases, teachers = _phases(missing, store)
-        again = [run for run in teachers.values() if run.digest not in unique or results[run.digest]]
-        missing += again
+        new = len(missing)
+        missing, teachers = _with_teachers(missing, store)
+        again = len(missing) - new
         workers = min(workers, len(missing))
-        text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
-        text += f", and {len(again)} teachers whose weights are not here" if again else ""
+        text = f"{new} of {len(unique)} runs to train on {device}, {workers} at a time"
+        text += f", and {again} teachers whose weights are not here" if again else ""
         seconds = estimate(missing, store.results(), device) / workers
         time = f"about {duration(seconds)}"
         if math.isnan(seconds):
@@ -115,21 +115,30 @@ def sweep(
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)
-            for phase in phases:
-                here = [run for run in phase if run.local]
-                elsewhere = [run for run in phase if not run.local]
-                if executor is None and workers == 1:
-                    here, elsewhere = phase, []
-                elif here:
-                    reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
-                if elsewhere:
-                    taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
-                    results |= driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
-                results |= driver.train(here, [InProcess()])
+            alone = executor is None and workers == 1
+            here = [run for run in missing if run.local or alone]
+            elsewhere = [run for run in missing if not (run.local or alone)]
+            if here and elsewhere:
+                reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
+            if elsewhere:
+                taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
+                results |= driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
+            results |= driver.train(here, [InProcess()])
         if driver.failures:
             text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
             raise TrainingFailed(text) from driver.failures[0][1]
     return [results[run.digest] for run in runs]
+
+
+def in_rounds(runs: Iterable[Run]) -> list[Run]:
+    """Return the first run of every cell, then the second, and so on; runs of a cell differ in their seeds alone."""
+    places: collections.Counter[str] = collections.Counter()
+    rounds: dict[int, list[Run]] = collections.defaultdict(list)
+    for run in {run.digest: run for run in runs}.values():
+        cell = canonical({name: value for name, value in run.to_json().items() if name not in ("seed", "data_seed")})
+        rounds[places[cell]].append(run)
+        places[cell] += 1
+    return [run for number in sorted(rounds) for run in rounds[number]]
 
 
 def too_long(runs: Iterable[Run], seconds: float) -> bool:
@@ -151,6 +160,7 @@ class Driver:
     ) -> None:
         self.store, self.trainer, self.device, self.reporter, self.stop = store, trainer, device, reporter, stop
         self.teachers = teachers
+        self.unfinished = set(teachers)  # their students wait
         self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
@@ -168,16 +178,21 @@ class Driver:
 
         def settle(run: Run, result: Result) -> None:
             results[run.digest] = result
+            self.unfinished.discard(run.digest)
             self.store.release(claims.pop(run.digest))
             self.reporter.advance()
 
         try:
             while flying or (queue and not self.stop.is_set()):
+                before, students = len(results), []  # these wait for their teacher
                 for _ in range(len(queue)):
                     if self.stop.is_set() or not free or len(claims) >= IN_FLIGHT:
                         break
                     group, awaited = [], []
                     stacked, part = queue.popleft()
+                    if any(run.teacher is not None and run.teacher.digest in self.unfinished for run in part):
+                        students.append((stacked, part))
+                        continue
                     for run in part:
                         if (claim := self.store.claim(run)) is None:
                             awaited.append(run)
@@ -194,8 +209,9 @@ class Driver:
                         files = None if stacked else self._files(group[0])
                         arguments = (versions(), self.trainer, group, self.device, claim, files)
                         flying[executor.submit(call_group, *arguments)] = (stacked, group, executor)
+                queue.extendleft(reversed(students))
                 if not flying:
-                    if queue and not waiting:
+                    if queue and not waiting and len(results) == before:
                         waiting = True
                         count = sum(len(part) for _, part in queue)
                         self.reporter.say(f"waiting for {count} runs that another sweep is training")
@@ -225,6 +241,7 @@ class Driver:
                             continue
                         if isinstance(error, BrokenProcessPool):
                             error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
+                        self.unfinished.discard(run.digest)  # its students say that they have no teacher
                         self.failures.append((run, error))
         finally:
             # Whatever ends this, nothing goes on for nobody and no claim stays held: a notebook keeps the last
@@ -302,23 +319,18 @@ def _gently(reporter: Reporter) -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def _phases(missing: list[Run], store: Store) -> tuple[list[list[Run]], dict[str, Run]]:
-    """Return what is trained one after the other, and the teachers, by digest, whose weights are not in the store.
-
-    A run comes a phase after its teacher; whoever waits for none trains beside the teachers, which begin each phase.
-    """
+def _with_teachers(missing: list[Run], store: Store) -> tuple[list[Run], dict[str, Run]]:
+    """Return the missing runs, each after its teacher where its weights are not in the store, and these teachers."""
     lost: dict[str, Run] = {}
+    order: dict[str, Run] = {}
     there = functools.cache(store.has_weights)
 
-    def phase(run: Run) -> int:
-        if run.teacher is None or there(run.teacher):
-            return 0
-        lost[run.teacher.digest] = run.teacher
-        return 1 + phase(run.teacher)
+    def add(run: Run) -> None:
+        if run.teacher is not None and not there(run.teacher):
+            lost[run.teacher.digest] = run.teacher
+            add(run.teacher)
+        order.setdefault(run.digest, run)
 
     for run in missing:
-        phase(run)
-    phases: dict[int, list[Run]] = collections.defaultdict(list)
-    for run in [*lost.values(), *(run for run in missing if run.digest not in lost)]:
-        phases[phase(run)].append(run)
-    return [phases[number] for number in sorted(phases)], lost
+        add(run)
+    return list(order.values()), lost

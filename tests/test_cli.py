@@ -186,10 +186,41 @@ def test_train_says_once_that_the_data_are_missing(
     assert deepnets("train", str(project / "lists" / "02_good.runs.jsonl"), "--device", "cpu")[0] == 0
 
 
-@pytest.mark.parametrize("arguments", [("--profile", "paper"), ("-p", "profile=paper")])
-def test_a_profile_that_is_named_is_trained(arguments: tuple, deepnets: Deepnets, made: list[tuple]) -> None:
-    deepnets("report", *arguments, "--yes")
-    assert made == [(study, {"profile": "paper", "yes": True}, False) for study in ("01_raising", "02_good")]
+@pytest.mark.parametrize("profile, yes", [("paper", ()), ("paper", ("--yes",)), ("overnight", ())])
+@pytest.mark.parametrize("option", ["--profile", "-p"])
+def test_a_large_profile_is_planned_trained_in_rounds_and_shown(
+    option: str, profile: str, yes: tuple, deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple] = []
+
+    def train(runs: list[Run], *, store: Store, **options: object) -> None:
+        trained.append(([run.seed for run in runs], options["yes"], options["workers"]))
+        for run in runs:
+            store.put(finish(run))
+
+    monkeypatch.setattr(cli, "sweep", train)
+    named = profile if option == "--profile" else f"profile={profile}"
+    assert deepnets("report", "2", option, named, "--workers", "3", "--device", "cpu", *yes)[0] == 0
+    allowed = profile == "overnight" or bool(yes)
+    assert trained == [([0, 1], allowed, 3)]
+    assert [(study, given.get("train"), given.get("yes")) for study, given, _ in made] == [
+        ("02_good", "never", True if yes else None),
+        ("02_good", None, allowed),
+    ]
+    del made[:]
+    deepnets("report", "2", option, named, *yes)
+    assert len(trained) == 1 and len(made) == 1, "all is stored: the pages of the plan are the pages"
+
+
+def test_a_large_profile_without_its_data_shows_what_is_stored(
+    deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepnets_utils import data
+
+    monkeypatch.setattr(data, "present", lambda name: False)
+    monkeypatch.setattr(data, "download", lambda name: (_ for _ in ()).throw(data.DataError("no server answers")))
+    code, _, err = deepnets("report", "2", "--profile", "overnight")
+    assert code == 0 and "no server answers" in err and [given["train"] for _, given, _ in made] == ["never"]
 
 
 def test_a_plan_trains_nothing_and_counts_the_runs(deepnets: Deepnets, made: list[tuple], project: Path) -> None:
