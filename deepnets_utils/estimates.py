@@ -1,18 +1,24 @@
 """How long runs would take, from what runs like them took. Imports no torch."""
 
 import collections
+import contextlib
 import functools
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
 
-from deepnets_utils.runs import Result, Run
+from deepnets_utils import paths
+from deepnets_utils.files import write_text
+from deepnets_utils.runs import Result, Run, canonical
 
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits_28": 1_397, "digits_32": 1_397}
 # A task's train_size and validation_size where its options, which hold only what differs, do not name them.
 DEFAULT_SIZES = {"digit_pairs": (1_000, 0), "image_classes": (0, 10_000), "pixel_statistic": (0, 5_000)}
 SAMPLE = 2000  # stored results that an estimate looks at
+
+_an_image: dict[str, float] = {}  # multiply-adds of a training, by its networks
 
 
 def estimate(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu") -> float:
@@ -26,10 +32,26 @@ def estimate(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu"
 
 
 def counted(run: Run) -> float:
-    """Return `models.cost.training_operations`, which is imported where a network has to be counted."""
-    from deepnets_utils.models.cost import training_operations
+    """Return `models.cost.training_operations`; each network is counted once and kept in runs/operations.json.
 
-    return training_operations(run)
+    To import torch, build fifty networks and count takes ten seconds.
+    """
+    if run.learning_rate is None:
+        return math.nan
+    file = paths.output_root() / "runs" / "operations.json"
+    networks = canonical([run.model.to_json(), run.teacher and run.teacher.model.to_json()])
+    if networks not in _an_image:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # there is none yet, or it is damaged
+            _an_image.update(json.loads(file.read_text()))
+    if networks not in _an_image:
+        from deepnets_utils.models.cost import training_operations
+
+        if run.local:  # the file is for all processes, and others do not know what a notebook defines
+            return training_operations(run)
+        _an_image[networks] = training_operations(run) / images_seen(run)
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            write_text(file, json.dumps(_an_image))
+    return _an_image[networks] * images_seen(run)
 
 
 def estimates(

@@ -12,8 +12,9 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from deepnets_utils import cli, paths, store, workers
+from deepnets_utils import cli, estimates, paths, store, workers
 from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.estimates import images_seen
 from deepnets_utils.models import model
 from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import ParameterError
@@ -278,6 +279,40 @@ def test_status_prices_a_network_by_its_operations(deepnets: Deepnets, project: 
     times = training_operations(large) / training_operations(small)
     seconds = float(finish(small).provenance["wall_seconds"]) * times / workers.resolve("cpu", 0)[1]
     assert f"1 missing, about {duration(seconds)} on" in deepnets("status")[1]
+
+
+def test_status_counts_a_network_once_and_needs_no_torch(deepnets: Deepnets, project: Path) -> None:
+    layers = ("2c2-10fc", "3c2-10fc", "4c2-10fc")
+    runs = [replace(RUN, task=task("image_classes"), model=model("notation", layers=text)) for text in layers]
+    runs[2] = replace(runs[2], teacher=runs[1])
+    Store().put(finish(runs[0]))
+    make_list(project / "reports" / "paper", "02_good", runs)
+    estimates._an_image.clear()
+    first = deepnets("status")[1]
+    kept = json.loads((project / "runs" / "operations.json").read_text())
+    assert sorted(kept.values()) == sorted(training_operations(run) / images_seen(run) for run in runs)
+    code = f"""
+import pathlib, sys
+sys.modules["torch"] = None
+from deepnets_utils import cli, paths, store
+paths.NOTEBOOKS, store.Store.__init__.__defaults__ = pathlib.Path({str(paths.NOTEBOOKS)!r}), (None, None)
+cli.main()
+"""
+    done, seconds = child(code, "status")
+    assert done.stdout == first and "2 missing, about" in first and seconds < 3
+    for damaged in ("", "[1]"):
+        (project / "runs" / "operations.json").write_text(damaged)
+        estimates._an_image.clear()
+        assert deepnets("status")[1] == first
+        assert json.loads((project / "runs" / "operations.json").read_text()) == kept
+
+
+def test_status_says_that_no_record_of_a_cpu_tells_the_time(deepnets: Deepnets, project: Path) -> None:
+    Store().put(finish(RUN, device="NVIDIA H200"))
+    make_list(project / "reports" / "paper", "02_good", [RUN, replace(RUN, seed=1)])
+    assert (
+        "1 missing, nothing alike is stored that was trained on a CPU, to tell the time from" in deepnets("status")[1]
+    )
 
 
 @pytest.mark.parametrize("command", ["report", "plan"])
