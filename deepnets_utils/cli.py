@@ -196,7 +196,7 @@ def list_studies(studies: Studies = None) -> None:
 def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
-    """Check the data sets, download what is missing."""
+    """Check the data sets; unpack archives that lie there, download what is missing."""
     from deepnets_utils import data as data_sets
 
     for name in names or []:
@@ -205,10 +205,10 @@ def data(
     failed = False
     for name in names or data_sets.FILES:
         if (state := data_sets.check(name)) != "ready":
-            print(f"{name}: {state}, downloading", file=sys.stderr, flush=True)
+            print(f"{name}: {state}", file=sys.stderr, flush=True)
             try:
                 data_sets.download(name)
-                state = "downloaded"
+                state = "ready now"
             except data_sets.DataError as error:
                 state, failed = str(error), True
         print(state if state.startswith(f"{name}: ") else f"{name}: {state}", flush=True)
