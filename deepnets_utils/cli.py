@@ -314,12 +314,12 @@ def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
 
 def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
     """Make the reports of studies, once with each group of `name=value` texts, after all of them are checked."""
-    jobs = [[(study, _values(study, texts)) for study in _selected(studies)] for texts in groups]
+    jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
     # nbformat asks for all checkers of JSON formats; this one takes two seconds to import and no notebook needs it.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from deepnets_utils.reports import make_reports
 
-    return [outcome for group in jobs for outcome in make_reports(group, hide_code=hide_code)]
+    return make_reports(jobs, hide_code=hide_code)
 
 
 def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:

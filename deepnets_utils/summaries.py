@@ -13,6 +13,8 @@ from deepnets_utils.files import locked, move_aside, write_text
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
+SCALES = ("paper", "overnight")  # the profiles whose claims are judged together, the largest scale first
+
 
 def read(file: Path) -> dict[str, Any]:
     """Return a file's JSON object, {} when there is none; a damaged file is reported and moved aside."""
@@ -32,6 +34,26 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     return [found for path in sorted(folder.glob("[0-9][0-9]_*.json")) if (found := read(path))]
 
 
+def scales(folder: Path) -> list[Path]:
+    """Return the folders whose claims a profile's pages judge, the largest scale first: its own, or those of SCALES."""
+    return [folder.with_name(name) for name in SCALES] if folder.name in SCALES else [folder]
+
+
+def claims(folder: Path) -> list[dict[str, Any]]:
+    """Return the verdicts that a profile's pages show, a line a claim and protocol, with its "study" and "profile".
+
+    Each is of the largest of the profile's scales that has the runs for it.
+    """
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for place in scales(folder):
+        for summary in read_all(place):
+            for claim in summary["claims"]:
+                key = summary["study"], claim["id"], claim["protocol"]
+                if lines.get(key, {"verdict": "too few runs"})["verdict"] == "too few runs":
+                    lines[key] = {"study": summary["study"], "profile": place.name} | claim
+    return sorted(lines.values(), key=lambda line: line["study"])
+
+
 def write(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write a study's summary, last of all, and what several studies contribute to.
 
@@ -41,8 +63,8 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
     with locked(folder / ".claims.lock"):  # studies that finish at once
         summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
         summaries.sort(key=lambda each: each["study"])
-        claims = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
-        write_text(folder / "tables" / "claims.csv", pd.DataFrame(claims).to_csv(index=False))
+        lines = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
+        write_text(folder / "tables" / "claims.csv", pd.DataFrame(lines).to_csv(index=False))
         tables = [table for each in summaries for table in each["tables"]]
         for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
             rows = [row for table in tables if table["file"] == file for row in table["rows"]]
@@ -51,12 +73,17 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines."""
+    """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines.
+
+    "cells" counts those of another scale, too, and "likeness" says in words how like these are to the printed ones.
+    """
     lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
     about = {
         "file": f"tables/{source}_{name}.csv",
         "title": f"{source}: {name}, {protocol}".removesuffix(", "),
         "cells": int(frame["verdict"].ne("").sum()),
+        "likeness": published.likeness(frame),
+        published.OTHER_SCALE: int(frame["verdict"].eq(published.OTHER_SCALE).sum()),
     }
     return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
 

@@ -62,8 +62,12 @@ SUMMARY = {
     ],
     "figures": [{"file": "../../figures/quick/01_good_figure1.png", "title": "Figure 1", "alt": "A dot"}],
     "claims": [
-        CLAIM | {"verdict": "supported", "effect": -9.81, "low": -10.5, "high": None, "n": 10, "note": ""},
-        CLAIM | {"verdict": "undecided", "effect": None, "low": None, "high": None, "n": 1, "note": "one run"},
+        CLAIM
+        | {"verdict": "supported", "effect": -9.81, "low": -10.5, "high": None, "n": 10, "note": ""}
+        | {"comparisons": 3, "pointing": 3, "shown": 2},
+        CLAIM
+        | {"protocol": "sound", "verdict": "leans", "effect": None, "low": None, "high": None, "n": 1}
+        | {"note": "one run"},
     ],
     "finished_at": "2025-01-02T03:04:05+01:00",
 }
@@ -203,7 +207,7 @@ def test_long_code_is_folded_but_not_the_parameters_and_sections_are_listed(tmp_
 def test_pages_of_another_scale_than_the_documents_say_so(good) -> None:
     for page in ("01_good.html", "index.html"):
         assert "Profile quick is not the documents' own scale" in (good.folder / page).read_text().replace("&#39;", "'")
-    assert "own scale" not in html.index_page("paper", [], notebooks=True)
+    assert "own scale" not in html.index_page("paper", [], [], notebooks=True)
 
 
 def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
@@ -215,7 +219,8 @@ def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
         and "[at least -10.5]" in index
         and "one run" in index
     )
-    assert '<span class="word supported">' in index and '<span class="word undecided">' in index
+    assert '<span class="word supported">' in index and '<span class="word leans">' in index
+    assert "3 of 3 point the claimed way, 2 shown" in index and "<td>quick</td>" in index
     assert re.search(r">10</td>\s*<td class=\"number\">7</td>\s*<td class=\"number\">1</td>", index)
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
         assert (good.folder / link).exists(), link
@@ -421,8 +426,13 @@ def test_what_reads_the_others_results_runs_after_them(project: Path, monkeypatc
     nbformat.write(notebook, reads)
     made = []
     monkeypatch.setattr(reports, "make_report", lambda study, values, **options: made.append(study))
-    reports.make_reports([("01_reads", {"profile": "quick"}), ("02_good", {"profile": "quick"})])
+    jobs = [(study, {"profile": profile}) for profile in ("quick", "paper") for study in ("01_reads", "02_good")]
+    reports.make_reports(jobs[:2])
     assert made == ["02_good", "01_reads"]
+    made.clear()
+    monkeypatch.setattr(reports, "make_report", lambda study, values, **options: made.append((study, values)))
+    reports.make_reports(jobs)
+    assert made == [jobs[1], jobs[3], jobs[0], jobs[2]], "they read those of other profiles, too"
 
 
 def test_the_index_adds_up_what_is_missing(good) -> None:
@@ -430,11 +440,11 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
     for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
         row["summary"] = row["summary"] | {"runs": runs | {"missing_on": "cuda"}}
-    page = html.index_page("quick", rows, notebooks=True)
+    page = html.index_page("quick", rows, [], notebooks=True)
     assert "4 of 18 runs are not there; by stored runs on cuda they take about 3.0 h one after another" in page
     assert "one after another, without 2 that nothing stored is like" in page
     rows[0]["summary"]["runs"]["later"] = 5
-    page = html.index_page("quick", rows, notebooks=True)
+    page = html.index_page("quick", rows, [], notebooks=True)
     assert "without 2 that nothing stored is like; 5 more cannot be planned before them" in page
 
 
@@ -573,10 +583,11 @@ def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
         return "<img src=x onerror=alert(3)>" if isinstance(value, str) else value
 
     row = reports.study_row(good.folder, "01_good")
-    row |= {"summary": hostile(row["summary"]), "title": hostile("title")}
+    row |= {"summary": hostile(row["summary"]), "title": hostile("title"), "study": hostile("study")}
+    claims = [hostile(claim | {"study": "study", "profile": "profile"}) for claim in SUMMARY["claims"]]
     executed = nbformat.read(good.folder / "01_good.ipynb", as_version=4)
     pages = [
-        html.index_page(hostile("name"), [row], notebooks=True),
+        html.index_page(hostile("name"), [row], claims, notebooks=True),
         html.profiles_page([{"name": hostile("name"), "statuses": {}, "verdicts": {}, "newest": hostile("newest")}]),
         html.study_page(executed, good.folder, row["summary"], 1.0, True),
     ]
@@ -653,3 +664,39 @@ def test_a_notebook_cut_short_is_kept_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "partial").write_text('{"cells": [')  # as a full disk leaves it
     execution.keep_failed(tmp_path / "partial", tmp_path / "01_a.failed.ipynb", "OSError: no space left")
     assert (tmp_path / "01_a.failed.ipynb").read_text() == '{"cells": ['
+
+
+def claims_in(folder: Path, study: str, **verdicts: str) -> None:
+    """Write the summary of a study whose claims have these verdicts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nothing = SUMMARY["claims"][1] | {"n": 0}
+    lines = [nothing | {"id": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    summary = SUMMARY | {"study": study, "claims": lines, "device": "cpu", "figures": [], "token": ""}
+    (folder / f"{study}.json").write_text(json.dumps(summary))
+
+
+def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path) -> None:
+    for study in ("01_a", "02_b"):
+        write_notebook(study, ["# A study"])
+    quick, overnight, paper = (project / "reports" / name for name in ("quick", "overnight", "paper"))
+    claims_in(quick, "01_a", a="contradicted")
+    claims_in(paper, "01_a", a="undecided", b="too few runs", c="too few runs", d="too few runs")
+    claims_in(overnight, "01_a", a="supported", b="leans", c="too few runs")
+    claims_in(overnight, "02_b", e="not tried")
+    found = {"a": ("paper", "undecided"), "b": ("overnight", "leans"), "c": ("overnight", "too few runs")}
+    found |= {"d": ("paper", "too few runs"), "e": ("overnight", "not tried")}
+    for folder in (paper, overnight):
+        assert {line["id"]: (line["profile"], line["verdict"]) for line in summaries.claims(folder)} == found
+    assert [line["study"] for line in summaries.claims(paper)] == ["01_a"] * 4 + ["02_b"]
+    for name in ("quick", "paper+seeds=3"):
+        claims_in(project / "reports" / name, "01_a", a="contradicted")
+        (line,) = summaries.claims(project / "reports" / name)
+        assert (line["profile"], line["verdict"]) == (name, "contradicted")
+    reports.write_indexes(paper)
+    for folder in (paper, overnight):
+        index = (folder / "index.html").read_text()
+        words = '1 is <span class="word leans">leans</span>, 1 is <span class="word undecided">undecided</span>'
+        assert words in " ".join(index.split()) and "<td>overnight</td>" in index
+    claims_in(paper, "01_a", b="supported")
+    reports.write_indexes(paper)
+    assert "word leans" not in (overnight / "index.html").read_text(), "written anew with the other's"

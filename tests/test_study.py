@@ -40,7 +40,7 @@ def digits_run(seed: int) -> Run:
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
-        ({"profile": "large"}, ["profile", "smoke, quick, paper", "large"]),
+        ({"profile": "large"}, ["profile", "smoke, quick, overnight, paper", "large"]),
         ({"seeds": "3"}, ["seeds", "int", "'3'"]),
         ({"seeds": -1}, ["seeds", "from 0"]),
         ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
@@ -161,7 +161,7 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
     assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
-    assert list(verdicts["verdict"]) == ["undecided", "too few runs"]  # the other networks are missing
+    assert list(verdicts["verdict"]) == ["too few runs", "too few runs"]  # the other networks are missing
     made.compare({"as_published": cells}, "siamese", "table1", "test_error")
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
@@ -189,6 +189,42 @@ def test_a_comparison_shows_and_counts_what_one_protocol_alone_has():
     made.compare({"as_coded": one | two}, "siamese", "table1", "test_error")
     made.judge(["siamese.both_best"], ["as_coded"])
     assert "the weakest of 2 comparisons" in made.verdict("siamese.both_best")
+
+
+def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(output):
+    profiles = {name: {"seeds": 3, "epochs": epochs} for name, epochs in (("overnight", 12), ("paper", 30))}
+    made = study(profile="overnight")
+    made.settings(**profiles)
+    cells = {("Net", "sharing, aux"): [6.9, 7.0], ("Net", "sharing, no aux"): [16.0, 17.0]}
+    shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    assert "verdict as_coded" not in shown and shown.loc[("Net", "sharing, aux"), "ours as_coded"]
+    counted = made.compare({"": {("Net", "parameters"): 15460}}, "siamese", "text", "parameters")
+    assert counted.loc[("Net", "parameters"), "verdict"] == "agrees", "what is not trained has no scale"
+    made.finish()
+    summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
+    assert summary["scale"] == "Another scale than the document's: epochs 12 instead of 30."
+    table = next(table for table in summary["tables"] if "table1" in table["title"])
+    assert (table["cells"], table["agrees"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
+    assert table["likeness"].startswith("test error: 1 of 1 printed differences")
+    paper = study(profile="paper")
+    paper.settings(**profiles)
+    assert not paper.scale and "verdict" in paper.compare({"": cells}, "siamese", "table1", "test_error")
+
+
+def test_a_claim_that_runs_cannot_try_is_not_judged_and_no_part_of_the_family():
+    made = study(profile="overnight")
+    cells = {("LeNet5", "sharing, aux"): [4.0, 4.2, 4.1], ("Net", "sharing, aux"): [8.0, 8.2, 8.1]}
+    cells |= {("ResNet", "sharing, aux"): [3.0, 5.2, 4.1]}
+    made.keep(cells, "table1", "test_error")
+    claims = ["siamese.lenet_above_net", "siamese.resnet_above_lenet", "siamese.net_below_7"]
+    alone = made.judge(claims[:1])["p"].item()
+    untried = dict.fromkeys(claims[1:], "12 epochs are too few")
+    shown = made.judge(claims, untried=untried)
+    assert list(shown["verdict"]) == ["supported", "not tried", "not tried"] and shown["p"].iloc[0] == alone
+    assert list(shown["note"])[1:] == ["12 epochs are too few"] * 2 and not any(shown["effect"].iloc[1:])
+    assert made.verdict(claims[1]) == "not tried"
+    with pytest.raises(ValueError, match="untried claims are among those that are judged"):
+        made.judge(claims[:1], untried=untried)
 
 
 def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
