@@ -143,9 +143,9 @@ def compare(
     below two finished ones (unless exact) or where one did not reach its time, else "agrees" or "differs". Ours agrees
     when it rounds to the printed digits (half a unit either way). Unless exact, it also does when Welch's 95 % interval
     of ours - published holds 0; a published mean without spread, or of one run or an unknown number, borrows our
-    spread, which takes three runs:
-    two that happen to be close would decide for both sides. The printed digits are those of the CSV's text; of a
-    value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5 million).
+    spread, which takes three runs: two that happen to be close would decide for both sides. The printed digits are
+    those of the CSV's text; of a value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5
+    million).
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     rows = _only(results(source, table), "metric", metric, f" in {source} {table}")

@@ -87,6 +87,14 @@ def difference_interval(
     return mean - other - half, mean - other + half
 
 
+def mean_of_others(mean: float, n: int, one: float) -> float:
+    """Return the mean of the other n - 1 of n numbers with this mean, one of which is `one`.
+
+    Where no number is below 0, as losses are, and this is, `one` was none of them.
+    """
+    return (n * mean - one) / (n - 1)
+
+
 def smallest_significant(n: int, claims: int = 1, alpha: float = 0.05) -> float:
     """Return how many standard deviations two means of n runs each must be apart for Welch's one-sided test.
 
