@@ -21,11 +21,12 @@ from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
+from deepnets_utils.signals import TERMINATED
 from deepnets_utils.store import Store, read_records, write_records
 from deepnets_utils.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
 from deepnets_utils.workers import engine, resolve, use_cluster
 
-INTERRUPTED = 130  # typer's exit code for Ctrl-C
+ENDED = {130: "interrupted", TERMINATED: "ended by SIGTERM"}  # 130: typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "overnight", "paper")
 LARGE = ("overnight", "paper")  # their runs are planned and trained for all studies together, before the pages
 
@@ -58,8 +59,8 @@ def main() -> None:
         print(f"deepnets: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, (ParameterError, SweepTooLong)) else 1)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("interrupted: what was finished is stored, and the same command does the rest", file=sys.stderr)
+        if end.code in ENDED:
+            print(f"{ENDED[end.code]}: what was finished is stored, the same command does the rest", file=sys.stderr)
         raise
 
 

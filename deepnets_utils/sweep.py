@@ -20,6 +20,7 @@ from deepnets_utils.estimates import estimate, images_seen
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.progress import Reporter, duration
 from deepnets_utils.runs import LOOP_VERSION, Result, Run, canonical
+from deepnets_utils.signals import TERMINATED, Terminated, handled, terminated
 from deepnets_utils.store import Store
 from deepnets_utils.workers import (
     InProcess,
@@ -78,7 +79,9 @@ def sweep(
     weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...)
     gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
     writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest: after the first
-    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows.
+    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows. After
+    SIGTERM they save a checkpoint at the end of their epoch, and Terminated follows; those that train as one network
+    have none and are finished.
     Raises ValueError for an impossible train or workers, ParameterError for runs of another training loop, and
     SweepTooLong, before anything is trained, OSError when a record cannot be written, TrainingFailed (from the first
     error) after all other runs are done.
@@ -166,7 +169,7 @@ class Driver:
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
         """Return the Results by digest. What another sweep holds is awaited and taken from the store.
 
-        Once `stop` is set, what is in flight is finished, no more.
+        Once `stop` is set, what is in flight is finished (after SIGTERM: its epoch), no more.
         """
         queue = collections.deque(groups(self.trainer, runs, self.device))
         attempts: collections.Counter[str] = collections.Counter()
@@ -217,17 +220,20 @@ class Driver:
                         self.reporter.say(f"waiting for {count} runs that another sweep is training")
                     time.sleep(POLL_SECONDS if queue else 0)
                     continue
-                done, _ = wait(flying, POLL_SECONDS if free and queue else None, FIRST_COMPLETED)
+                for *_, executor in flying.values():
+                    if terminated.is_set() and isinstance(executor, WorkerProcess):
+                        executor.terminate()  # each time: it may be one that was started again
+                done, _ = wait(flying, POLL_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     stacked, group, executor = flying.pop(future)
                     free.append(executor)
                     broken = CancelledError(LOST) if future.cancelled() else future.exception()
                     if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
                         raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
-                    if broken is not None and stacked:
+                    if isinstance(broken, Terminated) or (broken is not None and stacked):
                         for run in group:
                             claims.pop(run.digest).release()
-                        queue.extendleft(reversed(self._smaller(group, broken)))
+                        queue.extendleft(reversed(self._smaller(group, broken)) if stacked else [])
                         continue
                     for run, result in zip(group, [None] if broken else future.result(), strict=True):
                         if (error := broken or self._put(result)) is None:
@@ -249,7 +255,7 @@ class Driver:
             for future in flying:
                 future.cancel()
             for worker in (executor for executor in executors if isinstance(executor, WorkerProcess)):
-                if worker in free:
+                if worker in free and not self.stop.is_set():
                     keep_workers([worker])
                 else:
                     worker.shutdown(wait=False)
@@ -294,27 +300,35 @@ class Driver:
 
 @contextlib.contextmanager
 def _gently(reporter: Reporter) -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets, and raise KeyboardInterrupt at the end or at the second one.
+    """Give an event that the first Ctrl-C and SIGTERM set, and raise KeyboardInterrupt or Terminated at the end.
 
-    Where Ctrl-C does not raise KeyboardInterrupt (ignored, not the main thread) nothing is changed.
+    The second Ctrl-C raises KeyboardInterrupt at once.
     """
     stop = threading.Event()
 
-    def first(number: int, frame: object) -> None:
+    def say(text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # this process was about to print, too
+            reporter.say(text)
+
+    def interrupt(number: int, frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with contextlib.suppress(RuntimeError):  # this process was about to print, too
-            reporter.say("interrupted: what is training is finished and stored; interrupt once more to end now")
+        say("interrupted: what is training is finished and stored; interrupt once more to end now")
 
-    main = threading.current_thread() is threading.main_thread()
-    raises = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if raises:
-        signal.signal(signal.SIGINT, first)
+    def terminate(number: int, frame: object) -> None:
+        if not terminated.is_set():  # a cluster may send it twice
+            say("SIGTERM: what is training saves a checkpoint at the end of its epoch, and ends")
+        stop.set()
+        terminated.set()
+
     try:
-        yield stop
+        with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+            yield stop
     finally:
-        if raises:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        ended = terminated.is_set()
+        terminated.clear()
+    if ended:
+        raise Terminated(TERMINATED)
     if stop.is_set():
         raise KeyboardInterrupt
 

@@ -25,6 +25,7 @@ from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.schedules import build_schedule
+from deepnets_utils.signals import TERMINATED, Terminated, terminated
 from deepnets_utils.tasks import MAY_DIFFER, Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
@@ -286,8 +287,9 @@ def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, A
 class Saving:
     """Writes a run's checkpoint at ends of epochs that lie `seconds` apart, and takes an interrupted run up again.
 
-    file: None for no checkpoints. clock: whose seconds go into the checkpoint. identity: of the run and what it learns
-    from; a checkpoint of another one is not used.
+    After SIGTERM it writes one at the next end of an epoch, and raises Terminated. file: None for no checkpoints.
+    clock: whose seconds go into the checkpoint. identity: of the run and what it learns from; a checkpoint of another
+    one is not used.
     """
 
     def __init__(self, file: Path | None, seconds: float, clock: "Clock", identity: str) -> None:
@@ -299,10 +301,13 @@ class Saving:
             self.clock.add(progress.seconds)
 
     def save(self, progress: Progress, *parts: Any) -> None:
-        if self.file is not None and time.monotonic() - self._saved_at >= self.seconds:
+        ends = terminated.is_set()
+        if self.file is not None and (ends or time.monotonic() - self._saved_at >= self.seconds):
             progress.seconds = self.clock.seconds()
             try:
                 save_checkpoint(self.file, self.identity, progress, *parts)
             except OSError as error:  # no room for weights may well be enough for a record
                 warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=2)
             self._saved_at = time.monotonic()
+        if ends:
+            raise Terminated(TERMINATED)

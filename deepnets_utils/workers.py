@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from deepnets_utils.datasets import DataError
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import LOOP_VERSION, Result, Run
+from deepnets_utils.signals import terminated
 
 DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
@@ -128,6 +129,11 @@ class WorkerProcess(Executor):
             self._start()
             return self._pool.submit(call, *args, **kwargs)
 
+    def terminate(self) -> None:
+        """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
+        with contextlib.suppress(OSError):  # it is gone
+            self._lifeline.send_bytes(b"terminated")
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
         self._lifeline.close()
@@ -157,9 +163,13 @@ def _live_with(lifeline: Connection) -> None:
     # The other end is held by the driver alone. It closes when the driver stops the worker and when the driver
     # dies in any way, SIGKILL included; the standard pool's workers would go on for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Of SIGTERM, which a cluster sends to all processes, the driver tells who trains; who does not may go.
+    signal.signal(signal.SIGTERM, lambda *_: _one_run.locked() or os._exit(0))
 
     def watch() -> None:
-        lifeline.poll(None)
+        with contextlib.suppress(EOFError, OSError):
+            while lifeline.recv_bytes():
+                terminated.set()
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
