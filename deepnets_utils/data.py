@@ -12,7 +12,6 @@ import tarfile
 import threading
 import time
 import urllib.request
-import warnings
 import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from deepnets_utils.datasets import CANONICAL, FOLDER, DataError
-from deepnets_utils.files import locked
+from deepnets_utils.files import locked, warn
 from deepnets_utils.paths import data_root
 from deepnets_utils.progress import Reporter
 
@@ -319,7 +318,7 @@ def _unpack(name: str, archives: Iterable[str], places: list[Path], new: Path) -
                 extract_archive(copy, new / FOLDER[name] if one else new)
             if (fault := _fault(name, new, hashing=True, only=one)) is None:
                 break
-            warnings.warn(f"{copy} is not used: {fault[0]} in it is {fault[1]}", stacklevel=2)
+            warn(f"{copy} is not used: {fault[0]} in it is {fault[1]}")
         else:
             lacking.append(archive)
     return lacking

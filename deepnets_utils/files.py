@@ -3,13 +3,21 @@
 import contextlib
 import errno
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+notes: list[str] = []  # what this process has to say on its pages, see `Study.finish`
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def warn(text: str) -> None:
+    """Warn of a file that is not used, on stderr and on the page."""
+    notes.append(text)
+    warnings.warn(text, stacklevel=3)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
-from deepnets_utils import data, paths, printing, published, statistics, summaries
+from deepnets_utils import data, files, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_text, write_whole
@@ -58,6 +58,7 @@ class Study:
         self.figures_folder = paths.output_root() / "figures" / self.folder.name
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
+        files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
         self.banner = self._why = ""
         self._settings, self._paper = SimpleNamespace(), {}
@@ -122,8 +123,9 @@ class Study:
             if self.profile == "quick" and not self._has_real_page():
                 self._why = str(error)
                 return data.embedded(name)
-            print(f"{error}\nStored runs are shown, nothing is trained.")
-            self.train = "never"
+            print(text := f"{error}. Stored runs are shown, nothing is trained.")
+            files.notes.append(text)
+            self.train = self.parameters["train"] = "never"
         return name
 
     def _has_real_page(self) -> bool:
@@ -300,6 +302,7 @@ class Study:
             "settings": vars(self._settings),
             "scale": self.scale,
             "banner": self.banner,
+            "notes": list(dict.fromkeys(files.notes)),
             "data": [
                 {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
                 for name, fingerprint in self._data.items()

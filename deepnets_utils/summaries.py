@@ -1,7 +1,6 @@
 """What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from deepnets_utils import published
-from deepnets_utils.files import locked, move_aside, write_text
+from deepnets_utils.files import locked, move_aside, warn, write_text
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
@@ -25,7 +24,7 @@ def read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        warnings.warn(f"{file.name} is not used: {error}; {move_aside(file)}", stacklevel=2)
+        warn(f"{file.name} is not used: {error}; {move_aside(file)}")
         return {}
 
 
@@ -91,6 +90,13 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
 def counts(verdicts: pd.Series) -> dict[str, int]:
     """Return how many cells have each of `published.WORDS`."""
     return {word: int((verdicts == word).sum()) for word in published.WORDS}
+
+
+def banners(summary: Mapping[str, Any]) -> list[str]:
+    """Return what stands above a study's numbers: whose data these are, and what was not used."""
+    notes = summary.get("notes", [])
+    text = "; ".join(notes[:2]) + (f"; and {len(notes) - 2} more" if notes[2:] else "")
+    return [line for line in (summary["banner"], text) if line]
 
 
 def missing(runs: Mapping[str, Any]) -> str:

@@ -54,6 +54,7 @@ SUMMARY = {
     "label": "",
     "settings": {"epochs": 5},
     "banner": "These numbers come from the embedded digits",
+    "notes": ["record a.json is not used: cut short", "record b.json is not used", "record c.json is not used"],
     "data": [{"name": "digits_28", "fingerprint": "a74c8ab5044ce28b", "embedded": True}],
     "runs": {"total": 9, "missing": 2, "trained": 3, "diverged": 1, "cpu_seconds": 7.5, "wall_seconds": 4.0},
     "tables": [
@@ -178,6 +179,8 @@ def test_the_page_tells_what_it_is(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "These numbers come from the embedded digits" in page and "2 of 9 runs are not there" in page
+    for text in (page, (good.folder / "index.html").read_text()):
+        assert "record a.json is not used: cut short; record b.json is not used; and 1 more" in text
     assert "9 (3 trained now, 4 stored, 2 missing, 1 diverged)" in page and "torch " in page
     assert '<a href="index.html">' in page and "02_never" not in page  # no link to a page that is not there
 

@@ -143,6 +143,24 @@ def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(mo
         study(data="real").dataset("mnist")
     paper = study(profile="paper")
     assert paper.dataset("mnist") == "mnist" and not paper.banner
+    paper.finish()
+    summary = json.loads((paper.folder / f"{NAME}.json").read_text())
+    assert summary["parameters"]["train"] == "never", "nothing was trained, whatever was asked for"
+    assert summary["notes"] == ["no server answers. Stored runs are shown, nothing is trained."]
+    study(profile="paper", train="never").finish()
+    assert json.loads((paper.folder / f"{NAME}.json").read_text())["notes"] == []
+
+
+def test_what_is_not_used_is_said_in_the_summary(output):
+    made = study(profile="paper", train="never")
+    record = output / "runs" / "records" / f"{digits_run(1).digest}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    with pytest.warns(UserWarning, match="is not used"):
+        made.sweep({("row", "column"): [digits_run(1)]}, "a sweep")
+    made.finish()
+    [note] = json.loads((made.folder / f"{NAME}.json").read_text())["notes"]
+    assert note.startswith(f"record {record.name} is not used: ")
 
 
 def test_never_needs_no_data_set(monkeypatch):
