@@ -39,11 +39,11 @@ def scale(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     A number says how large a training is, 0 that all there is is taken; texts and lists say what is trained.
     """
     changed = [
-        f"{name.replace('_', ' ')} {_size(value)} instead of {_size(paper[name])}"
+        f"{name.replace('_', ' ')} {_size(value)} ({_size(paper[name])})"
         for name, value in settings.items()
         if isinstance(value, (int, float)) and not name.endswith("seeds") and value != paper[name]
     ]
-    return f"Another scale than the document's: {', '.join(changed)}." if changed else ""
+    return f"Another scale than the document's (in brackets): {', '.join(changed)}." if changed else ""
 
 
 def _size(number: float) -> str:

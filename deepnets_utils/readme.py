@@ -53,7 +53,7 @@ def results() -> str:
 
 def _agreement(table: Mapping[str, Any]) -> str:
     if table[OTHER_SCALE]:
-        return "; ".join(filter(None, (f"another scale, {table[OTHER_SCALE]} cells", table["likeness"])))
+        return "; ".join(filter(None, (f"{table[OTHER_SCALE]} of another scale", table["likeness"])))
     waiting = table["missing"] + table["too few runs"]
     agree = f"{table['agrees']} of {table['cells']}"
     return agree + (f" ({waiting} missing or too few runs)" if waiting else "")

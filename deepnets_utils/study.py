@@ -168,7 +168,7 @@ class Study:
     ) -> pd.DataFrame:
         """Return published beside own numbers for printing, and keep them for the report and the verdicts.
 
-        Where ours were trained at another scale, show above them at which, and how like they are.
+        Where ours were trained at another scale, show above them how like they are, and a table's first time at which.
 
         values: protocol ("" where there is one only) -> (row, column) -> one value per run, NaN for a diverged
         one; a plain number is exact. source, table, metric: as in data/published/results.csv. form: how our numbers
@@ -187,7 +187,8 @@ class Study:
                 alike[protocol] = published.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            display(Markdown("\n\n".join([self.scale, *said])))
+            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, table].values())
+            display(Markdown("\n\n".join(said if others else [self.scale, *said])))
         return pd.concat(texts, axis=1).fillna("")
 
     def keep(self, cells: Mapping[Label, Any], table: str, metric: str, protocol: str = "") -> None:

@@ -40,7 +40,7 @@ def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pyte
     assert "| LeNet5 | sharing | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
     assert "no sharing" not in text and "not printed" not in text
     assert text.count("| googlenet: text |") == 1, "what has the document's scale is paper's"
-    assert "| googlenet: figure6 | `make report STUDY=06 PROFILE=overnight` | another scale, 1 cells |" in text
+    assert "| googlenet: figure6 | `make report STUDY=06 PROFILE=overnight` | 1 of another scale |" in text
     assert "<details><summary>06, googlenet: figure6, profile overnight: every cell that has runs</summary>" in text
     assert "Width 0.25." in text and "| VGG19 | parameters | 144,000,000 | 143,667,240 |  | 1 |  |" in text
 

@@ -698,7 +698,7 @@ def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path)
     reports.write_indexes(paper)
     for folder in (paper, overnight):
         index = (folder / "index.html").read_text()
-        words = '1 is <span class="word leans">leans</span>, 1 is <span class="word undecided">undecided</span>'
+        words = '1 <span class="word leans">leans</span>, 1 <span class="word undecided">undecided</span>'
         assert words in " ".join(index.split()) and "<td>overnight</td>" in index
     claims_in(paper, "01_a", b="supported")
     reports.write_indexes(paper)
