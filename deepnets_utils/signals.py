@@ -12,7 +12,7 @@ terminated = threading.Event()  # SIGTERM came: what trains in this process ends
 
 
 class Terminated(SystemExit):
-    """SIGTERM has ended a training at the end of an epoch; its checkpoint is there. Its code is TERMINATED."""
+    """SIGTERM has ended a report, or a training at the end of an epoch, with a checkpoint; its code is TERMINATED."""
 
 
 @contextlib.contextmanager

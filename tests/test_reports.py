@@ -644,6 +644,33 @@ finally:
     assert not list((project / "reports" / "quick").glob("*.html"))
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_report_that_is_told_to_end_saves_a_checkpoint(project: Path, everywhere: bool) -> None:
+    cell = """import os, pathlib
+from deepnets_utils.models import model
+from deepnets_utils.runs import Run
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import task
+
+spec = task("pixel_statistic", train_size=90, validation_size=30)
+fields = {"dataset": "digits_28", "task": spec, "model": model("MLPRegressor"), "learning_rate": 1e-3, "batch_size": 18}
+pathlib.Path(os.environ["DEEPNETS_OUTPUT"], "pid").write_text(str(os.getpid()))
+sweep([Run(epochs=epochs, **fields) for epochs in (1, 10**5)], store=Store(published=None))"""
+    write_notebook("01_long", ["# Long", cell])
+    process = FORK.Process(target=reports.make_report, args=("1", {}))
+    process.start()
+    while not list((project / "runs" / "records").glob("*.json")):
+        assert process.is_alive()
+        time.sleep(0.05)
+    for pid in [process.pid, *([int((project / "pid").read_text())] if everywhere else [])]:
+        os.kill(pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 143 and len(list((project / "runs" / "checkpoints").glob("*.pt"))) == 1
+    assert not psutil.pid_exists(int((project / "pid").read_text()))
+    assert not list((project / "reports" / "quick").glob("*.html"))
+
+
 @pytest.mark.parametrize("text", ['{"study": "02_', "[]"])
 def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_whole.json").write_text('{"study": "01_whole"}')
