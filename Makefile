@@ -8,7 +8,8 @@ SETUP := .venv/.complete
 .PHONY: help setup report test lab data lint readme
 
 help:
-	@echo "make report   train and show profile quick, then show paper; PROFILE=smoke|quick|paper for one of them,"
+	@echo "make report   train and show profile quick, then show overnight and paper;"
+	@echo "              PROFILE=smoke|quick|overnight|paper for one of them,"
 	@echo "              STUDY=05 for one study, ARGS='--hide-code -p seeds=3' for what deepnets report takes besides"
 	@echo "make test     run the tests; ARGS='-k store' for options of pytest"
 	@echo "make lab      open the notebooks in JupyterLab"

@@ -112,7 +112,7 @@ def study_page(
     )
     content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
-    banners = [summary["banner"]] if summary["banner"] else []
+    banners = summaries.banners(summary)
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
     return _render(
@@ -184,11 +184,13 @@ def index_page(
     """
     banners: dict[str, list[str]] = {}
     for row in rows:
-        if row["summary"] and row["summary"]["banner"]:
-            banners.setdefault(row["summary"]["banner"], []).append(row["study"])
+        for text in summaries.banners(row["summary"]) if row["summary"] else []:
+            banners.setdefault(text, []).append(row["study"])
     runs = [row["summary"]["runs"] for row in rows if row["summary"]]
     keys = ("total", "missing", "missing_seconds", "missing_unknown", "later")
-    lacking = summaries.missing({key: sum(run.get(key, 0) for run in runs) for key in keys})
+    devices = sorted({run.get("missing_on", "any device") for run in runs if run["missing"]})
+    total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
+    lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
     shown = {"banners": banners, "verdicts": count_verdicts(claims), "lacking": lacking, "notebooks": notebooks}
     return _render("index", name=name, rows=rows, claims=claims, **shown)

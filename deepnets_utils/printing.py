@@ -182,8 +182,14 @@ def plans(
 
 
 def mean(values: Sequence[float], form: str = ".2f") -> str:
-    """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run."""
+    """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run.
+
+    Of times that a run did not reach (inf) there is no mean: their median, and how many were never reached.
+    """
     s = summary(values)
+    if s.unreached:
+        median = f", median {s.median:{form}}" if np.isfinite(s.median) else ""
+        return f"{s.unreached} of {s.n} never{median}"
     return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
 
 

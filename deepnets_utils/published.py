@@ -133,18 +133,19 @@ def compare(
 ) -> pd.DataFrame:
     """Return our cells beside the published ones, one line a cell: theirs in their order, then our others.
 
-    values: (row, column) -> one value per run, NaN = diverged; empty, or no key, where nothing ran yet. In
-    the units of results.csv. exact: every value is deterministic: a number, or equal ones. other_scale: ours are of
-    trainings that are larger or smaller than the document's.
+    values: (row, column) -> one value per run, NaN = diverged, inf = not reached; empty, or no key, where
+    nothing ran yet. In the units of results.csv. exact: every value is deterministic: a number, or equal ones.
+    other_scale: ours are of trainings that are larger or smaller than the document's.
     Columns: row, column, metric, protocol, published, published_spread, published_n, ours (mean), spread, n
     (finished runs), low, high (95 % t interval of ours), verdict, diverged (runs).
 
     verdict: "" where nothing is published, "missing" where nothing ran, OTHER_SCALE of another scale, "too few runs"
-    below two finished ones (unless exact), else "agrees" or "differs". Ours agrees when it rounds to the printed digits
-    (half a unit either way). Unless exact, it also does when Welch's 95 % interval of ours - published holds 0; a
-    published mean without spread, or of one run or an unknown number, borrows our spread, which takes three runs:
-    two that happen to be close would decide for both sides. The printed digits are those of the CSV's text; of a
-    value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5 million).
+    below two finished ones (unless exact) or where one did not reach its time, else "agrees" or "differs". Ours agrees
+    when it rounds to the printed digits (half a unit either way). Unless exact, it also does when Welch's 95 % interval
+    of ours - published holds 0; a published mean without spread, or of one run or an unknown number, borrows our
+    spread, which takes three runs: two that happen to be close would decide for both sides. The printed digits are
+    those of the CSV's text; of a value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5
+    million).
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     rows = _only(results(source, table), "metric", metric, f" in {source} {table}")
@@ -198,7 +199,7 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool, other_scale: bo
         return OTHER_SCALE
     spread, n = cell["spread"], 1 if pd.isna(cell["n"]) else int(cell["n"])
     borrowed = math.isnan(spread) or n < 2
-    if ours.n < (3 if borrowed else 2) and not exact:
+    if (ours.n < (3 if borrowed else 2) or ours.unreached) and not exact:
         return "too few runs"
     printed = Decimal(cell["printed"])
     digits = printed.normalize() if cell["note"].startswith("approximate") else printed

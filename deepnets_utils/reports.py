@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import FileLock
+from filelock import AcquireReturnProxy
 
 from deepnets_utils import html, paths
 from deepnets_utils.execution import execute, keep_failed
-from deepnets_utils.files import write_text, write_whole
+from deepnets_utils.files import locked, write_text, write_whole
 from deepnets_utils.parameters import (
     check_parameters,
     notebook_path,
@@ -62,10 +62,9 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     study, declared = notebook.stem, read_parameters(notebook)
     values = check_parameters(declared, given)
     folder = report_folder(values, declared)
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{study}.partial.ipynb"
     _say(f"{study}, {folder.name}: running")
-    with FileLock(folder / f".{study}.lock"):
+    with locked(folder / f".{study}.lock"):
         started, token, source = time.monotonic(), secrets.token_hex(8), _digest(notebook)
         try:
             error = execute(notebook, partial, given, token)
@@ -148,9 +147,9 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def pages_lock(folder: Path) -> FileLock:
-    """Return the lock of a profile's pages: one report writes a page while another puts links into it."""
-    return FileLock(folder.parent / ".pages.lock")
+def pages_lock(folder: Path) -> AcquireReturnProxy:
+    """Return the held lock of a profile's pages: one report writes a page while another puts links into it."""
+    return locked(folder.parent / ".pages.lock")
 
 
 def write_indexes(folder: Path) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
-from deepnets_utils import data, paths, printing, published, statistics, summaries
+from deepnets_utils import data, files, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_text, write_whole
@@ -47,7 +47,7 @@ class Study:
         notebook = notebook_path(name)
         declared = read_parameters(notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
-        self.parameters = check_parameters(declared, given | injected(namespace))
+        self.parameters = check_parameters(declared, given | injected(namespace, declared))
         self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
@@ -58,6 +58,7 @@ class Study:
         self.figures_folder = paths.output_root() / "figures" / self.folder.name
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
+        files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
         self.banner = self._why = ""
         self._settings, self._paper = SimpleNamespace(), {}
@@ -122,8 +123,9 @@ class Study:
             if self.profile == "quick" and not self._has_real_page():
                 self._why = str(error)
                 return data.embedded(name)
-            print(f"{error}\nStored runs are shown, nothing is trained.")
-            self.train = "never"
+            print(text := f"{error}. Stored runs are shown, nothing is trained.")
+            files.notes.append(text)
+            self.train = self.parameters["train"] = "never"
         return name
 
     def _has_real_page(self) -> bool:
@@ -285,7 +287,7 @@ class Study:
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
         known = itertools.chain(results.values(), self.store.results())
-        times = estimates(missing, known) if missing else []
+        times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         cost = costs(self._sweeps, seconds)
         write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
@@ -301,6 +303,7 @@ class Study:
             "settings": vars(self._settings),
             "scale": self.scale,
             "banner": self.banner,
+            "notes": list(dict.fromkeys(files.notes)),
             "data": [
                 {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
                 for name, fingerprint in self._data.items()
@@ -311,6 +314,7 @@ class Study:
                 "missing": len(missing),
                 "missing_seconds": float(np.nansum(times)),
                 "missing_unknown": int(np.isnan(times).sum()),
+                "missing_on": self.device,
                 "later": later,
                 "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),

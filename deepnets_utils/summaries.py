@@ -1,16 +1,14 @@
 """What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from deepnets_utils import published
-from deepnets_utils.files import move_aside, write_text
+from deepnets_utils.files import locked, move_aside, warn, write_text
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
@@ -26,7 +24,7 @@ def read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        warnings.warn(f"{file.name} is not used: {error}; {move_aside(file)}", stacklevel=2)
+        warn(f"{file.name} is not used: {error}; {move_aside(file)}")
         return {}
 
 
@@ -61,7 +59,7 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
     That is tables/claims.csv, and tables of which each study has some metrics.
     """
     text = json.dumps(nan_to_null(summary), indent=1)  # an interval that reaches infinity is open on that side
-    with FileLock(folder / ".claims.lock"):  # studies that finish at once
+    with locked(folder / ".claims.lock"):  # studies that finish at once
         summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
         summaries.sort(key=lambda each: each["study"])
         lines = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
@@ -94,20 +92,27 @@ def counts(verdicts: pd.Series) -> dict[str, int]:
     return {word: int((verdicts == word).sum()) for word in published.WORDS}
 
 
+def banners(summary: Mapping[str, Any]) -> list[str]:
+    """Return what stands above a study's numbers: whose data these are, and what was not used."""
+    notes = summary.get("notes", [])
+    text = "; ".join(notes[:2]) + (f"; and {len(notes) - 2} more" if notes[2:] else "")
+    return [line for line in (summary["banner"], text) if line]
+
+
 def missing(runs: Mapping[str, Any]) -> str:
     """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
 
-    The cost is that of one run after another as `estimates` knows it; runs like nothing stored are named, and those
-    that cannot be planned yet.
+    The cost is that of one run after another as `estimates` knows it for the study's device; runs like nothing stored
+    from such a device are named, and those that cannot be planned yet.
     """
     if not runs["missing"]:
         return ""
     text = f"{runs['missing']} of {runs['total']} runs are not there"
-    unknown = runs.get("missing_unknown", runs["missing"])
+    unknown, device = runs.get("missing_unknown", runs["missing"]), runs.get("missing_on", "any device")
     if unknown == runs["missing"]:
-        text += ", nothing like them is stored to tell their time from"
+        text += f", nothing like them that was trained on {device} is stored to tell their time from"
     else:
         time = duration(runs["missing_seconds"])
-        text += f"; by stored runs of any device they take about {time} one after another"
+        text += f"; by stored runs on {device} they take about {time} one after another"
         text += f", without {unknown} that nothing stored is like" if unknown else ""
     return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")

@@ -29,6 +29,7 @@ SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 WITHOUT_SOME_NETWORKS = {"02_depth_sweep", "06_residual_googlenet"}  # smoke leaves the slowest ones out
+OF_LABELS = (", none", ", extended")  # readings of 04 that leave most distilled students out
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in before["tables"]]
     for table, rows in zip(before["tables"], own, strict=True):
         frame, filled = numbers[table["file"]], rows["ours"].notna()
-        assert frame["ours"].notna().any() if study in WITHOUT_SOME_NETWORKS else len(rows) and filled.all()
+        in_part = study in WITHOUT_SOME_NETWORKS or table["title"].endswith(OF_LABELS)
+        assert frame["ours"].notna().any() if in_part else len(rows) and filled.all()
         pd.testing.assert_frame_equal(stored[table["file"]], frame)
     if study in WITHOUT_SOME_NETWORKS:
         assert pd.concat(own)["ours"].notna().any(), "and not by another study's rows alone"

@@ -62,6 +62,11 @@ def test_a_mean_and_an_interval_in_words() -> None:
     assert printing.interval(-1.0, 2.5, ".1f") == "-1.0 to 2.5"
 
 
+def test_times_that_were_not_reached_are_counted_and_never_averaged() -> None:
+    assert printing.mean([12, 15, np.inf], ".1f") == "1 of 3 never, median 15.0"
+    assert printing.mean([12, np.inf, np.inf, np.nan]) == "2 of 3 never"
+
+
 def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller() -> None:
     line = {"statement": "a", "protocol": "", "verdict": "supported", "effect": 1.0, "low": 0.5, "high": 2.0, "n": 3}
     line |= {"unit": "ratio", "note": "", "pair": "x vs y", "p_supported": 0.0312, "p_contradicted": 0.9}

@@ -258,6 +258,11 @@ def test_identical_runs_agree_where_they_round_to_the_printed_digits():
     assert found["VGG19", "epoch of convergence"] == "differs"
 
 
+def test_a_time_that_a_run_did_not_reach_has_no_mean_to_compare():
+    frame = compare({("ResNet18", "epoch of convergence"): [9, 9, 9, math.inf]}, "googlenet", "figure6", "epoch")
+    assert frame.set_index("row").loc["ResNet18", "verdict"] == "too few runs"
+
+
 def at_another_scale(**errors):
     """Our errors of two networks of table 1 without and with the auxiliary loss, None where nothing ran."""
     columns = ("no sharing, no aux", "no sharing, aux")
@@ -286,3 +291,26 @@ def test_a_difference_that_the_document_prints_is_compared_itself():
     cells = {("difference", "best test error"): [-0.26, -0.26]}  # printed: 0.13
     frame = compare(cells, "googlenet", "auxiliary", "difference", other_scale=True)
     assert likeness(frame) == "difference: 0 of 1 printed differences with the same sign, -2 times as large"
+
+
+# --- what the printed numbers say by arithmetic
+
+
+def test_the_printed_losses_leave_no_room_for_a_run_at_the_highest_printed_rates():
+    rates = results("go_deep", "table1").set_index(["row", "column"])["value"]
+    constants = results("go_deep", "table2").query("column == 'mean'").set_index("row")["value"]
+    means = results("go_deep", "table3").set_index(["column", "row"])["value"]
+    orders = results("go_deep", "text").query("metric == 'test_mse_order'").set_index("row")["value"]
+    high = rates[rates > 0.03]
+    assert set(high.index) == {("Base", "mean"), ("Base", "median"), ("1", "mean"), ("2", "mean"), ("10", "std")}
+    others = {
+        (network, task): statistics.mean_of_others(
+            means.get((network, task), 10 * orders.get(task, math.nan)), 10, constants[task]
+        )
+        for network, task in high.index
+    }
+    assert max(others.values()) < 0
+    assert others["Base", "median"] == pytest.approx((0.00943 - 0.0711) / 9)
+    none = "None (no convolution)"
+    assert 0 < statistics.mean_of_others(means[none, "median"], 10, constants["median"]) < means["Base", "median"]
+    assert statistics.mean_of_others(means[none, "std"], 10, constants["std"]) < 0

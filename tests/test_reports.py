@@ -1,11 +1,14 @@
 """Reports: success is proved, failures are kept and named, pages stand alone."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Awaitable, Mapping
@@ -52,6 +55,7 @@ SUMMARY = {
     "label": "",
     "settings": {"epochs": 5},
     "banner": "These numbers come from the embedded digits",
+    "notes": ["record a.json is not used: cut short", "record b.json is not used", "record c.json is not used"],
     "data": [{"name": "digits_28", "fingerprint": "a74c8ab5044ce28b", "embedded": True}],
     "runs": {"total": 9, "missing": 2, "trained": 3, "diverged": 1, "cpu_seconds": 7.5, "wall_seconds": 4.0},
     "tables": [
@@ -148,6 +152,20 @@ def test_nobody_watches_a_report_that_jupyterlab_started(project: Path, monkeypa
     assert reports.make_report("1", {}).error == ""
 
 
+@pytest.mark.parametrize("name", ["ж" * 20, "a" * 200])
+def test_kernels_have_sockets_wherever_tmpdir_is(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path_factory.mktemp("t") / name / name
+    place.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(place)
+    source = "import ipykernel\n\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
+    write_notebook("01_good", [source])
+    assert reports.make_report("1", {}).error == ""
+
+
 def test_the_page_stands_alone(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
@@ -162,6 +180,8 @@ def test_the_page_tells_what_it_is(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "These numbers come from the embedded digits" in page and "2 of 9 runs are not there" in page
+    for text in (page, (good.folder / "index.html").read_text()):
+        assert "record a.json is not used: cut short; record b.json is not used; and 1 more" in text
     assert "9 (3 trained now, 4 stored, 2 missing, 1 diverged)" in page and "torch " in page
     assert '<a href="index.html">' in page and "02_never" not in page  # no link to a page that is not there
 
@@ -427,9 +447,9 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
     rows = [reports.study_row(good.folder, "01_good") | {"study": name} for name in ("01_good", "02_other")]
     for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
-        row["summary"] = row["summary"] | {"runs": runs}
+        row["summary"] = row["summary"] | {"runs": runs | {"missing_on": "cuda"}}
     page = html.index_page("quick", rows, [], notebooks=True)
-    assert "4 of 18 runs are not there; by stored runs of any device they take about 3.0 h one after another" in page
+    assert "4 of 18 runs are not there; by stored runs on cuda they take about 3.0 h one after another" in page
     assert "one after another, without 2 that nothing stored is like" in page
     rows[0]["summary"]["runs"]["later"] = 5
     page = html.index_page("quick", rows, [], notebooks=True)
@@ -549,6 +569,19 @@ def test_two_reports_of_one_study_at_once(project: Path) -> None:
     assert "A good study" in (folder / "index.html").read_text()
 
 
+def test_a_folder_without_file_locks_is_refused_before_the_notebook_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    write_notebook("01_good", ["# A good study"])
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("the notebook ran"))
+    with pytest.raises(OSError, match=f"^{project / 'reports' / 'quick'} is on a file system without file locks"):
+        reports.make_report("1", {})
+
+
 def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
     def hostile(value: object) -> object:
         if isinstance(value, dict):
@@ -613,6 +646,33 @@ finally:
         os.kill(process.pid, signal.SIGINT)
     process.join(30)
     assert finished.exists() and process.exitcode
+    assert not list((project / "reports" / "quick").glob("*.html"))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_report_that_is_told_to_end_saves_a_checkpoint(project: Path, everywhere: bool) -> None:
+    cell = """import os, pathlib
+from deepnets_utils.models import model
+from deepnets_utils.runs import Run
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import task
+
+spec = task("pixel_statistic", train_size=90, validation_size=30)
+fields = {"dataset": "digits_28", "task": spec, "model": model("MLPRegressor"), "learning_rate": 1e-3, "batch_size": 18}
+pathlib.Path(os.environ["DEEPNETS_OUTPUT"], "pid").write_text(str(os.getpid()))
+sweep([Run(epochs=epochs, **fields) for epochs in (1, 10**5)], store=Store(published=None))"""
+    write_notebook("01_long", ["# Long", cell])
+    process = FORK.Process(target=reports.make_report, args=("1", {}))
+    process.start()
+    while not list((project / "runs" / "records").glob("*.json")):
+        assert process.is_alive()
+        time.sleep(0.05)
+    for pid in [process.pid, *([int((project / "pid").read_text())] if everywhere else [])]:
+        os.kill(pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 143 and len(list((project / "runs" / "checkpoints").glob("*.pt"))) == 1
+    assert not psutil.pid_exists(int((project / "pid").read_text()))
     assert not list((project / "reports" / "quick").glob("*.html"))
 
 

@@ -346,6 +346,74 @@ def test_equality_needs_both_sides_whole():
         assert verdict("equal", pair, margin="2 percentage points").verdict == "undecided"
 
 
+# --- times that a run may not reach
+
+
+def watched(draws, end):
+    return np.where(draws <= end, draws, math.inf)
+
+
+@pytest.mark.parametrize("end", [2.0, 0.8])  # where few runs are not reached, and where half of them are not
+@pytest.mark.parametrize(("kind", "margin", "scale"), [("less", "", 1.0), ("not_less", "10 % of rhs", 0.9)])
+@pytest.mark.parametrize("n", [3, 5])
+def test_false_verdicts_on_times_stay_at_the_nominal_rate(kind, margin, scale, n, end):
+    rng, asked = np.random.default_rng(20240229), make(kind, margin, "epoch")
+    found = []
+    for _ in range(500):
+        drawn = watched(scale * rng.exponential(size=n), end), watched(rng.exponential(size=n), end)
+        found += judge([Question(asked, cells(drawn))])
+    for alpha in (0.05, 0.01):
+        assert sum(item.p_supported <= alpha for item in found) / 500 <= at_most(alpha, 500)
+        if kind == "less":
+            assert sum(item.p_contradicted <= alpha for item in found) / 500 <= at_most(alpha, 500)
+
+
+def test_runs_that_reach_a_level_sooner_are_found():
+    soon, late = [3, 4, 5, 4, 6], [9, math.inf, 12, math.inf, math.inf]
+    found = verdict("less", (soon, late), metric="epoch")
+    assert (found.verdict, found.n) == ("supported", 5) and math.isnan(found.effect)
+    assert found.p_supported == pytest.approx(1 / 252)
+    assert found.note == "3 of 5 runs never got there: table:rhs 0:x"
+    assert verdict("greater", (soon, late), metric="epoch").verdict == "contradicted"
+    assert verdict("not_less", (late, soon), margin="10 % of rhs", metric="epoch").verdict == "supported"
+    assert verdict("not_less", (soon, late), margin="10 % of rhs", metric="epoch").verdict == "contradicted"
+
+
+def test_a_time_that_no_run_reaches_tells_nothing():
+    nobody = [math.inf] * 5
+    for kind, margin in (("less", ""), ("not_less", "10 % of rhs"), ("equal", "10 % of rhs")):
+        found = verdict(kind, (nobody, nobody), margin=margin, metric="epoch")
+        assert (found.verdict, found.n, found.p_supported, found.p_contradicted) == ("undecided", 0, 1, 1)
+        ours = "5 of 5 runs never got there"
+        assert found.note == f"{ours}: table:lhs 0:x; {ours}: table:rhs 0:x" and math.isnan(found.effect)
+    others = Question(make("less", id="study.other"), cells(([1.0, 1.1, 1.2], [5.0, 5.1, 5.2])))
+    assert (
+        judge([others])[0].p_supported
+        == judge([others, Question(make("less"), cells((nobody, nobody)))])[0].p_supported
+    )
+
+
+def test_a_run_that_diverged_did_not_reach_its_time_sooner():
+    late = [9, math.inf, 12, math.inf, math.inf, math.inf]
+    assert verdict("less", ([3, 4, 5, 4, 6, NAN], late), metric="epoch").verdict == "undecided"
+    assert verdict("less", ([3, 4, 5, 4, 6], [*late, NAN]), metric="epoch").verdict == "supported"
+    assert verdict("less", ([3], late), metric="epoch").verdict == "undecided"
+
+
+def test_what_lies_beyond_the_end_is_not_told():
+    """Of the right times it is known that they are above 10: nine tenths of them may be below 9.5."""
+    found = verdict("equal", ([9.5] * 8, [math.inf] * 8), margin="10 % of rhs", metric="epoch")
+    assert (found.verdict, found.p_contradicted) == ("undecided", 1)
+
+
+def test_the_log_rank_test_is_that_of_scipy_where_runs_are_many():
+    rng = np.random.default_rng(5)
+    lhs, rhs = (watched(np.ceil(rng.exponential(mean, 60)), 12) for mean in (8, 9))
+    sides = (stats.CensoredData.right_censored(np.minimum(times, 13), np.isinf(times)) for times in (lhs, rhs))
+    reference = stats.logrank(*sides, alternative="greater").pvalue
+    assert verdict("less", (lhs, rhs), metric="epoch").p_supported == pytest.approx(reference, rel=0.1)
+
+
 # --- numbers without sampling error
 
 
@@ -446,8 +514,15 @@ def test_summary_of_runs():
 
 
 def test_diverged_runs_rank_last_in_quantiles_and_stay_out_of_means():
-    found = summary([1.0, NAN, 3.0, 2.0, math.inf])
+    found = summary([1.0, NAN, 3.0, 2.0, NAN])
     assert (found.mean, found.n, found.diverged, found.median, found.q25, found.q75) == (2, 3, 2, 3, 2, math.inf)
+
+
+def test_times_that_were_not_reached_have_a_rank_and_no_mean():
+    found = summary([5.0, math.inf, NAN, 3.0, 4.0])
+    assert (found.n, found.diverged, found.unreached, found.median, found.q75) == (4, 1, 1, 5, math.inf)
+    assert all(map(math.isnan, (found.mean, found.spread, found.low, found.high)))
+    assert all(map(math.isnan, difference_interval([5.0, math.inf, 4.0], [1.0, 2.0])))
 
 
 def test_summary_of_too_few_runs():

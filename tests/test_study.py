@@ -42,7 +42,7 @@ def digits_run(seed: int) -> Run:
     [
         ({"profile": "large"}, ["profile", "smoke, quick, overnight, paper", "large"]),
         ({"seeds": "3"}, ["seeds", "int", "'3'"]),
-        ({"seeds": -1}, ["seeds", "below 0"]),
+        ({"seeds": -1}, ["seeds", "from 0"]),
         ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
         ({"device": "tpu"}, ["device", "auto, cpu, cuda"]),
         ({"profile": "smoke", "data": "real"}, ["data", "smoke"]),
@@ -56,10 +56,32 @@ def test_impossible_parameters_fail_with_what_is_allowed(values, texts):
 
 
 def test_a_name_that_papermill_injected_and_nobody_declared_fails():
-    cells = ["", "import x", "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
+    cells = ["", "import x", 'profile: str = "quick"', "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
     with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
         study(profile="smoke", sedes=3, In=cells)
-    assert study(profile="smoke", In=cells[:2]).profile == "smoke"
+    assert study(profile="smoke", In=cells[:3]).profile == "smoke"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '# a note\nprofile: str = "smoke"\nsedes: int = 3',
+        'sedes: int = 3\nprofile: str = "smoke"',
+        'import sys\n\nsedes = 3\nseeds: int = 1\nprofile = "smoke"',
+        "# a note\n# Parameters\nsedes = 3",
+    ],
+)
+def test_a_misspelt_name_is_found_however_the_cell_was_edited(cell):
+    first = 'profile: str = "smoke"'
+    with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
+        study(sedes=3, In=["", first, "%matplotlib no Python", cell, "sedes = 4", "epochs = mine = 5"])
+    assert study(sedes=3, mine=5, In=["", first, "sedes = 4", "epochs = mine = 5"]).parameters["seeds"] == 0
+
+
+def test_a_parameters_cell_that_cannot_be_read_is_an_error_and_no_silence():
+    for cell in ("get_ipython().run_cell_magic('time', '', 'profile: str = \"smoke\"')", 'profile = "smoke"'):
+        with pytest.raises(ParameterError, match="no cell with lines `name: type = literal` was run"):
+            study(profile="smoke", In=["", cell])
 
 
 def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
@@ -121,6 +143,24 @@ def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(mo
         study(data="real").dataset("mnist")
     paper = study(profile="paper")
     assert paper.dataset("mnist") == "mnist" and not paper.banner
+    paper.finish()
+    summary = json.loads((paper.folder / f"{NAME}.json").read_text())
+    assert summary["parameters"]["train"] == "never", "nothing was trained, whatever was asked for"
+    assert summary["notes"] == ["no server answers. Stored runs are shown, nothing is trained."]
+    study(profile="paper", train="never").finish()
+    assert json.loads((paper.folder / f"{NAME}.json").read_text())["notes"] == []
+
+
+def test_what_is_not_used_is_said_in_the_summary(output):
+    made = study(profile="paper", train="never")
+    record = output / "runs" / "records" / f"{digits_run(1).digest}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    with pytest.warns(UserWarning, match="is not used"):
+        made.sweep({("row", "column"): [digits_run(1)]}, "a sweep")
+    made.finish()
+    [note] = json.loads((made.folder / f"{NAME}.json").read_text())["notes"]
+    assert note.startswith(f"record {record.name} is not used: ")
 
 
 def test_never_needs_no_data_set(monkeypatch):
@@ -300,6 +340,16 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
     assert text.startswith("as_coded: supported, -4 points (95 %: -4.2") and text.endswith("; n = 3)")
 
 
+def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
+    made = study(profile="paper")
+    rows = [f"{word} auxiliary classifiers" for word in ("with", "without")]
+    made.keep({(row, "epochs to 20 % error"): np.full(3, np.inf) for row in rows}, "auxiliary", "epoch")
+    shown = made.judge(["googlenet.aux_no_faster"]).iloc[0]
+    assert (shown["verdict"], shown["effect"], shown["p"]) == ("too few runs", "", "")
+    assert all(f"3 of 3 runs never got there: auxiliary:{row}" in shown["note"] for row in rows)
+    assert made.verdict("googlenet.aux_no_faster") == "too few runs"
+
+
 def test_missing_runs_say_what_they_would_cost(output):
     runs = {label: [digits_run(seed) for seed in seeds] for label, seeds in (("a", (0, 1)), ("b", (2,)))}
     made = study(profile="smoke", train="never")
@@ -307,7 +357,7 @@ def test_missing_runs_say_what_they_would_cost(output):
     other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
     made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
     shown = made.finish().data
-    assert "3 of 4 runs are not there; by stored runs of any device they take about 40 s one after" in shown
+    assert "3 of 4 runs are not there; by stored runs on cpu they take about 40 s one after" in shown
     assert "one after another, without 1" in shown
     cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
     assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]

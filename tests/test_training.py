@@ -456,7 +456,7 @@ def test_provenance() -> None:
     assert result.provenance["data_fingerprint"] == data.CANONICAL[DIGITS]
     assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
     assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
-    assert result.provenance["threads"] == 1 and result.provenance["device"]
+    assert result.provenance["threads"] == 1 and result.provenance["device"] and result.device_kind == "cpu"
 
 
 # -- checkpoints ----------------------------------------------------------------------------------
@@ -619,6 +619,8 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
             return flip(content, random.randrange(len(content)))
         case "another_run":
             return saved(state | {"digest": "0" * 16})
+        case "begun_on_cuda":
+            return saved(state | {"place": f"cuda with torch {torch.__version__}"})
         case "no_optimizer":
             return saved(state | {"parts": [network, None, scheduler]})
         case _ if kind in state:
@@ -639,6 +641,7 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
 @pytest.mark.parametrize(
     "kind",
     ["empty", "half", "last_byte_missing", "flipped_in_the_weights", "flipped_at_random", "another_run", "no_optimizer"]
+    + ["begun_on_cuda", "place"]
     + ["order_generator", "torch_generator", "epoch", "order", "history", "gradients", "best", "seconds", "parts"]
     + ["another_network", "another_optimizer", "payload", "foreign"],
 )
@@ -653,6 +656,19 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, undisturbed: Callable,
     assert numbers(result) == undisturbed(run) and epochs == [1, 2, 3, 4], "as if there had been none"
     assert (tmp_path / "run.pt.damaged-1").read_bytes() == content
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_of_another_torch_is_not_continued(
+    tmp_path: Path, undisturbed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, path, epochs = make_run(), tmp_path / "run.pt", []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "2.11.0+cpu")
+        interrupted_run(run, path, 3)
+    line = f"begun on cpu with torch 2.11.0.cpu, this is cpu with torch {torch.__version__}".replace("+", ".")
+    with pytest.warns(UserWarning, match=f"{line}, so that the run starts again"):
+        result = train(run, checkpoint=path, on_epoch=lambda epoch, history: epochs.append(epoch))
+    assert numbers(result) == undisturbed(run) and epochs == [1, 2, 3, 4]
 
 
 # -- learning rates that a range test finds -------------------------------------------------------
