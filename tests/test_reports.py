@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -291,8 +292,10 @@ def test_a_page_says_that_its_notebook_was_edited_since(project: Path) -> None:
     assert "edited since" in (folder / "index.html").read_text()
 
 
-def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path) -> None:
-    folder = shutil.copytree(good.folder, tmp_path / "quick")
+@pytest.mark.parametrize("other", ["paper", "overnight"])
+def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path, other) -> None:
+    folder = shutil.copytree(good.folder, tmp_path / "paper")
+    shutil.copytree(good.folder, tmp_path / "overnight")
     reader = nbformat.read(paths.NOTEBOOKS / "01_good.ipynb", as_version=4)
     reader.metadata["deepnets"] = {"reads_others": True}
     nbformat.write(reader, paths.NOTEBOOKS / "03_reader.ipynb")
@@ -304,7 +307,9 @@ def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(g
         (folder / ".03_reader.report.json").write_text(json.dumps(record))
         assert reports.study_row(folder, "03_reader")["status"] == "ok"
         anew = json.loads((folder / "01_good.json").read_text()) | {"finished_at": "2025-01-02T03:04:06+01:00"}
-        (folder / "01_good.json").write_text(json.dumps(anew))
+        (tmp_path / "overnight" / "03_reader.json").write_text(json.dumps(anew | {"study": "03_reader"}))
+        assert reports.study_row(folder, "03_reader")["status"] == "ok", "it does not read its like"
+        (tmp_path / other / "01_good.json").write_text(json.dumps(anew))
         assert reports.study_row(folder, "03_reader")["status"] == "older than others"
         assert reports.study_row(folder, "01_good")["status"] == "ok"
     finally:
@@ -730,3 +735,5 @@ def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path)
     claims_in(paper, "01_a", b="supported")
     reports.write_indexes(paper)
     assert "word leans" not in (overnight / "index.html").read_text(), "written anew with the other's"
+    packed = zipfile.ZipFile(reports.write_zip(paper)).namelist()
+    assert {f"deepnets/reports/{name}/index.html" for name in ("paper", "overnight")} <= set(packed)
