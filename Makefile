@@ -45,5 +45,6 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check
 
 readme: $(SETUP)
+	$(BIN)/deepnets report --profile overnight --train never
 	$(BIN)/deepnets report --profile paper --train never
 	$(BIN)/python -m deepnets_utils.readme

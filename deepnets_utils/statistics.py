@@ -1,12 +1,14 @@
 """Intervals, tests and verdicts: what samples of runs say about a claim.
 
-A cell is a sequence (one value per run, NaN = a diverged run) or a number (deterministic, no sampling error).
-A claim is a set of pairs of cells and holds when every pair does (an intersection-union test). A pair is
-judged by Welch's one-sided t tests of mean(lhs) - factor * mean(rhs) against an offset; ratios
-too, so that no distribution of a ratio has to be approximated. "Equal", "within" and "does not help" are
-shown by tests against the ends of a margin, never by p > 0.05.
+A cell is a sequence (one value per run, NaN = a diverged run, inf = a time that the run did not reach) or a number
+(deterministic, no sampling error). A claim is a set of pairs of cells and holds when every pair does (an
+intersection-union test). A pair is judged by Welch's one-sided t tests of mean(lhs) - factor * mean(rhs) against an
+offset; ratios too, so that no distribution of a ratio has to be approximated. A pair with a time that was not reached
+is judged by the log-rank test. "Equal", "within" and "does not help" are shown by tests against the ends of a margin,
+never by p > 0.05.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +21,25 @@ if TYPE_CHECKING:
     from deepnets_utils.published import Claim
 
 Cell = float | Sequence[float] | np.ndarray
+VERDICTS = (  # the last two are a study's: of a claim that its runs cannot try, and of one without enough of them
+    *("supported", "contradicted", "leans", "leans against", "undecided"),
+    *("not tried", "too few runs"),
+)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """mean, spread (n - 1) and t interval (low, high) of n finished runs; median, q25 and q75 of all runs."""
+    """mean, spread (n - 1) and t interval (low, high) of n finished runs; median, q25 and q75 of all runs.
+
+    unreached: of the finished runs, those whose value is infinite, a time that they did not reach. With one there is
+    no mean, spread or interval (NaN).
+    """
 
     mean: float
     spread: float
     n: int
     diverged: int
+    unreached: int
     median: float
     q25: float
     q75: float
@@ -37,17 +48,18 @@ class Summary:
 
 
 def summary(values: Sequence[float] | np.ndarray) -> Summary:
-    """Return the Summary of one value per run; diverged runs (not finite) rank last in the quantiles.
+    """Return the Summary of one value per run; diverged runs (NaN) rank last in the quantiles.
 
     The interval is at 95 %. What is not defined (a spread of one run) is NaN. The quantiles are for a measure of which
-    less is better: one that falls on a diverged run is infinite.
+    less is better: one that falls on a run that diverged, or did not reach its time, is infinite.
     """
     values = np.asarray(values, dtype=float).reshape(-1)
     mean, variance, n = _moments(values)
-    ranked = np.sort(np.where(np.isfinite(values), values, np.inf))
+    ranked, unreached = np.sort(np.where(np.isnan(values), np.inf, values)), int(np.isinf(values).sum())
     median, q25, q75 = (_quantile(ranked, q) for q in (0.5, 0.25, 0.75))
     half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n) if n > 1 else math.nan
-    return Summary(mean, math.sqrt(variance), n, values.size - n, median, q25, q75, mean - half, mean + half)
+    diverged = values.size - n
+    return Summary(mean, math.sqrt(variance), n, diverged, unreached, median, q25, q75, mean - half, mean + half)
 
 
 def welch(variance: float, n: float, other_variance: float, other_n: float) -> tuple[float, float]:
@@ -67,7 +79,7 @@ def welch(variance: float, n: float, other_variance: float, other_n: float) -> t
 def difference_interval(
     values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray
 ) -> tuple[float, float]:
-    """Return Welch's 95 % interval of mean(values) - mean(others) over the finite values; NaN below two of each."""
+    """Return Welch's 95 % interval of mean(values) - mean(others) without diverged runs; NaN where there is none."""
     mean, variance, n = _moments(np.asarray(values, dtype=float).reshape(-1))
     other, other_variance, other_n = _moments(np.asarray(others, dtype=float).reshape(-1))
     error, dof = welch(variance, n, other_variance, other_n)
@@ -117,10 +129,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: supported, contradicted or undecided. effect: of the deciding pair (the weakest, or the most
-    opposite when contradicted), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio"
-    (lhs / rhs) of means. n: fewest finished runs in a pair that has any; comparisons: the
-    number of those pairs. p-values are corrected in claim and family."""
+    """verdict: one of VERDICTS. effect: of the deciding pair (the weakest, or the most opposite when the verdict is
+    against the claim), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio" (lhs / rhs) of means,
+    NaN where a run did not reach its time. n: fewest finished runs in a pair that has any, of which one reached its
+    time; comparisons: the number of those pairs, pointing: how many of them point the claimed way by their means,
+    shown: how many of these are significant alone, uncorrected. The p-values are corrected in claim and family."""
 
     id: str
     protocol: str
@@ -132,6 +145,8 @@ class Verdict:
     pair: str
     n: int
     comparisons: int
+    pointing: int
+    shown: int
     p_supported: float
     p_contradicted: float
     note: str
@@ -143,13 +158,15 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     - A claim is supported when all its pairs are (its p is the largest of theirs), contradicted when at least
       one pair shows the opposite (its p is the smallest of theirs times their number). Contradicted goes
       first: not_less is not supported while a pair is significantly less, however small the step.
-    - A missing pair, or one with a cell of fewer than two finished runs, neither supports nor contradicts; a
-      claim with no other pairs is no part of the family.
+    - One that would be so if it were the only claim, and is not after Holm's correction, leans, or leans against.
+    - A missing pair, one with a cell of fewer than two finished runs, or one in which no run reached its time, neither
+      supports nor contradicts; a claim with no other pairs is no part of the family.
     - Diverged runs stay out of means, so evidence that a side is better is withheld (p = 1) where one of its
       runs diverged: losing runs never helps. "Equal" and "within" need both sides whole. Better is higher for
       accuracies, lower for everything else.
     - Two numbers are compared directly, p is 0 or 1. Samples without any variance are judged by their order: the p of
       so many values being sorted like this by chance.
+    - Times of which some were not reached are judged by the log-rank test; all runs were watched for as long.
 
     Raises ValueError for a claim asked twice under one protocol and for a ratio of negative means.
     """
@@ -159,23 +176,26 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     claims = [_pairs(question) for question in questions]
     supported = [max(pair.p_supported for pair in pairs) for pairs in claims]
     contradicted = [min(1.0, len(pairs) * min(pair.p_contradicted for pair in pairs)) for pairs in claims]
+    corrected = contradicted[:], supported[:]
     family = [i for i, pairs in enumerate(claims) if any(pair.n > 1 for pair in pairs)]
-    for p_values in (supported, contradicted):
+    for p_values in corrected:
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             p_values[i] = p
     verdicts = []
-    for question, pairs, p_for, p_against in zip(questions, claims, supported, contradicted, strict=True):
+    for question, pairs, *p_values in zip(questions, claims, *corrected, contradicted, supported, strict=True):
         claim, known = question.claim, [pair for pair in pairs if pair.n] or pairs
-        word, decides = "undecided", max(known, key=lambda pair: (pair.p_supported, -pair.slack))
-        if p_against <= alpha:
-            word, decides = "contradicted", min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
-        elif p_for <= alpha:
-            word = "supported"
+        steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
+        word = next((word for word, p in steps if p <= alpha), "undecided")
+        if word in ("contradicted", "leans against"):
+            decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+        else:
+            decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
         scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
         effect = decides.ratio() if scale == "ratio" else decides.difference()
         n, note = min(pair.n for pair in known), _note(question)
         about = (claim.id, question.protocol, word, *effect, scale, decides.name)
-        verdicts.append(Verdict(*about, n, len(known), p_for, p_against, note))
+        counts = len(known), sum(pair.points for pair in known), sum(pair.p_supported <= alpha for pair in known)
+        verdicts.append(Verdict(*about, n, *counts, p_values[1], p_values[0], note))
     return verdicts
 
 
@@ -196,6 +216,7 @@ def _pairs(question: Question) -> list["_Pair"]:
         for_it = [pair.test(*test, better, inclusive) for test in shown]
         against = [pair.test(*test, better, inclusive=False) for test in opposite]
         pair.p_supported, pair.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
+        pair.points = pair.slack > 0 or (inclusive and pair.slack == 0)
         pair.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
         if pair.exact:  # a number that does not show the claim refutes it
             pair.p_supported = float(pair.p_supported == 1 or pair.p_contradicted == 0)
@@ -204,16 +225,22 @@ def _pairs(question: Question) -> list["_Pair"]:
 
 
 class _Pair:
-    """Two cells side by side. n: finished runs of the smaller, 1 for two numbers, 0 where one is empty."""
+    """Two cells side by side. n: finished runs of the smaller, 1 for two numbers, 0 where nothing can be told.
 
-    p_supported, p_contradicted, slack = 1.0, 1.0, 0.0
+    That is where one is empty, or no run of both reached its time.
+    """
+
+    p_supported, p_contradicted, slack, points = 1.0, 1.0, 0.0, False
 
     def __init__(self, question: Question, lhs: str, rhs: str) -> None:
         left, right = _cell(question, lhs), _cell(question, rhs)
         self.name = f"{lhs} vs {rhs}"
-        self.whole = np.isfinite(left).all(), np.isfinite(right).all()
+        self.whole = not np.isnan(left).any(), not np.isnan(right).any()
         self.moments = _moments(left), _moments(right)
-        n = min(self.moments[0][2], self.moments[1][2])
+        self.finished = left[~np.isnan(left)], right[~np.isnan(right)]
+        reached = np.isfinite(np.concatenate(self.finished))
+        self.unreached = not reached.all()
+        n = min(self.moments[0][2], self.moments[1][2]) if reached.any() else 0
         self.exact = n == math.inf
         self.n = 1 if self.exact else n
 
@@ -230,6 +257,11 @@ class _Pair:
         if abs(distance) <= 1e-12 * (abs(self.moments[0][0]) + abs(offset)):
             distance = 0.0  # rounding, as of 0.9 - 0.7 against 0.2
         favoured_is_whole = self.whole[0 if direction == better else 1]
+        if self.unreached:
+            # Where a bound lies beyond what was watched, a run that did not reach its time says nothing about it.
+            known = favoured_is_whole and direction * (factor - 1 + offset) <= 0
+            left, right = self.finished
+            return _log_rank(*(left, factor * right + offset)[::direction]) if known else 1.0, 0.0
         if math.isnan(error) or not favoured_is_whole:
             return 1.0, distance
         if error == 0:
@@ -282,9 +314,11 @@ def _note(question: Question) -> str:
     few: dict[str, list[str]] = {"missing": missing, "n = 0": [], "n = 1": []}
     notes = []
     for ref, values in cells.items():
-        finished = int(np.isfinite(values).sum())
+        finished, unreached = int((~np.isnan(values)).sum()), int(np.isinf(values).sum())
         if finished < values.size:
             notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
+        if unreached:
+            notes.append(f"{unreached} of {values.size} runs never got there: {ref}")
         if values.ndim and values.size and finished < 2:
             few[f"n = {finished}"].append(ref)
     for word, refs in few.items():
@@ -294,15 +328,37 @@ def _note(question: Question) -> str:
 
 
 def _moments(values: np.ndarray) -> tuple[float, float, float]:
-    """Return mean, variance (n - 1) and number of the finite values; a number counts as infinitely many."""
+    """Return mean, variance (n - 1) and number of the finished runs; a number counts as infinitely many."""
     if values.ndim == 0 and np.isfinite(values):
         return float(values), 0.0, math.inf
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return math.nan, math.nan, 0
-    shifted = finite - finite[0]  # so that equal values have a variance of exactly 0
-    variance = float(shifted.var(ddof=1)) if finite.size > 1 else math.nan
-    return float(finite[0] + shifted.mean()), variance, finite.size
+    finished = values[~np.isnan(values)]
+    if not np.isfinite(finished).all() or finished.size == 0:
+        return math.nan, math.nan, finished.size
+    shifted = finished - finished[0]  # so that equal values have a variance of exactly 0
+    variance = float(shifted.var(ddof=1)) if finished.size > 1 else math.nan
+    return float(finished[0] + shifted.mean()), variance, finished.size
+
+
+def _log_rank(times: np.ndarray, others: np.ndarray) -> float:
+    """Return the one-sided p-value of the log-rank test that `times` are longer, infinite ones beyond all others.
+
+    By permutation, all of them up to 10,000 and else so many: with a few runs scipy's normal approximation rejects too
+    often, at the small levels that Holm's correction asks for about twice as often as it says.
+    """
+    n, size = times.size, times.size + others.size
+    if min(n, size - n) < 2:
+        return 1.0
+    pooled = np.concatenate((times, others))
+    events, number = np.unique(pooled[np.isfinite(pooled)], return_counts=True)
+    outlived = pooled[:, None] >= events
+    scores = outlived @ (number / outlived.sum(0)) - np.isfinite(pooled)  # events expected of a run, minus its own
+    if math.comb(size, n) <= 10_000:
+        groups = np.array(list(itertools.combinations(range(size), n)))
+    else:
+        groups = np.random.default_rng(0).random((10_000, size)).argsort(axis=1)[:, :n]
+        groups[0] = np.arange(n)
+    sums = scores[groups].sum(axis=1)
+    return float((sums >= sums[0] - 1e-9).mean())  # the first group is `times`
 
 
 def _quantile(ranked: np.ndarray, q: float) -> float:

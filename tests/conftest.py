@@ -36,6 +36,15 @@ def no_idle_workers() -> Iterator[None]:
 
 
 @pytest.fixture
+def float64() -> Iterator[None]:
+    """What in_float64.py says."""
+    from in_float64 import in_float64  # late: it imports torch
+
+    with in_float64():
+        yield
+
+
+@pytest.fixture
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright; tests that need it are skipped where one of the two is missing."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -113,6 +113,23 @@ def test_a_family_of_claims_has_one_false_verdict_at_the_nominal_rate():
     assert hits / 500 <= at_most(0.05, 500)
 
 
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ([(6, 14), (6, 14), (10, 10)], ("leans", "supported")),  # false by one pair, which is not shown to be
+        ([(10, 10)] * 8, ("leans against", "contradicted")),
+    ],
+)
+def test_each_claim_of_a_family_leans_by_chance_at_the_nominal_rate(means, words):
+    rng, found = np.random.default_rng(9), []
+    asked = [make("less", pairs=len(means), id=f"study.{i}") for i in range(6)]
+    for _ in range(150):
+        drawn = [cells(*[tuple(rng.normal(mean, 1, 6) for mean in pair) for pair in means]) for _ in asked]
+        found += [item.verdict for item in judge(list(map(Question, asked, drawn)))]
+    assert found.count(words[0]) > found.count(words[1]), "most do not outlive the correction"
+    assert sum(map(found.count, words)) / 900 <= at_most(0.05, 900)
+
+
 # --- real effects
 
 
@@ -172,7 +189,7 @@ def test_p_values_are_welchs():
 def test_the_smallest_significant_difference_is_just_significant(n, claims):
     rhs = np.linspace(-1, 1, n)
     rhs /= rhs.std(ddof=1)
-    for nearly, word in ((1.001, "supported"), (0.999, "undecided")):
+    for nearly, word in ((1.001, "supported"), (0.999, "leans" if claims > 1 else "undecided")):
         lhs = rhs + nearly * smallest_significant(n, claims)
         others = [make("greater", id=f"study.other{k}") for k in range(claims - 1)]
         family = [Question(other, cells((rhs, rhs))) for other in others]
@@ -226,6 +243,37 @@ def test_opposites_within_a_claim_are_corrected_for_its_pairs():
     with_others = verdict("less", (lhs, rhs), *[(rhs - 5, rhs)] * 4)
     assert with_others.p_contradicted == pytest.approx(5 * alone)
     assert with_others.verdict == "undecided"
+
+
+def test_what_the_correction_alone_leaves_undecided_leans():
+    family = [Question(make("less", id=f"study.{i}"), cells(([1, 2, 3], [1, 2, 3]))) for i in range(9)]
+
+    def word(kind, *pairs):
+        return judge([Question(make(kind, pairs=len(pairs)), cells(*pairs)), *family])[0]
+
+    low, high = [10.0, 11.5, 11.0, 10.5], [11.0, 12.5, 13.0, 12.7]
+    found = word("less", (low, high), (low, high))
+    assert found.verdict == "leans" and found.p_supported > 0.05
+    assert (found.pointing, found.shown, found.comparisons) == (2, 2, 2)
+    found = word("less", (high, low), ([*low, NAN], high))  # the second is the weakest: nothing can show it
+    assert (found.verdict, found.pair) == ("leans against", "table:lhs 0:x vs table:rhs 0:x") and found.effect > 0
+    assert (found.pointing, found.shown) == (1, 0)
+    assert word("less", (low, high), (None, None)).verdict == "undecided", "every comparison has to hold"
+    assert word("less", (high, low), *[(low, high)] * 9).verdict == "undecided", "corrected for the claim's own pairs"
+    assert verdict("less", (low, high)).verdict == "supported", "alone in its family"
+
+
+def test_comparisons_that_point_the_claimed_way_are_counted_by_their_means():
+    far, near = ([1.0, 1.1, 0.9], [9.0, 9.1, 8.9]), ([1.0, 3.0, 2.0], [2.0, 3.5, 1.0])
+    assert near[0] != near[1] and np.mean(near[0]) < np.mean(near[1])
+    found = verdict("less", far, near, far[::-1], ([1.0], [2.0]), ([1.0, 1.0], None))
+    assert (found.comparisons, found.pointing, found.shown) == (4, 3, 1)
+    same = [2.0, 1.0, 3.0]
+    assert verdict("less", (same, same)).pointing == 0
+    assert verdict("not_less", (same, [2.5, 1.5, 3.5]), metric="test_error").pointing == 1, "within the margin"
+    assert verdict("equal", far, (same, same), margin="1").pointing == 1
+    found = verdict("less", (0.1, 0.2), (0.3, 0.2))
+    assert (found.comparisons, found.pointing, found.shown) == (2, 1, 1)
 
 
 # --- what cannot be tested
@@ -296,6 +344,74 @@ def test_equality_needs_both_sides_whole():
     assert verdict("equal", (whole, whole[::-1]), margin="2 percentage points").verdict == "supported"
     for pair in ((whole, [*whole[:3], NAN]), ([*whole[:3], math.inf], whole)):
         assert verdict("equal", pair, margin="2 percentage points").verdict == "undecided"
+
+
+# --- times that a run may not reach
+
+
+def watched(draws, end):
+    return np.where(draws <= end, draws, math.inf)
+
+
+@pytest.mark.parametrize("end", [2.0, 0.8])  # where few runs are not reached, and where half of them are not
+@pytest.mark.parametrize(("kind", "margin", "scale"), [("less", "", 1.0), ("not_less", "10 % of rhs", 0.9)])
+@pytest.mark.parametrize("n", [3, 5])
+def test_false_verdicts_on_times_stay_at_the_nominal_rate(kind, margin, scale, n, end):
+    rng, asked = np.random.default_rng(20240229), make(kind, margin, "epoch")
+    found = []
+    for _ in range(500):
+        drawn = watched(scale * rng.exponential(size=n), end), watched(rng.exponential(size=n), end)
+        found += judge([Question(asked, cells(drawn))])
+    for alpha in (0.05, 0.01):
+        assert sum(item.p_supported <= alpha for item in found) / 500 <= at_most(alpha, 500)
+        if kind == "less":
+            assert sum(item.p_contradicted <= alpha for item in found) / 500 <= at_most(alpha, 500)
+
+
+def test_runs_that_reach_a_level_sooner_are_found():
+    soon, late = [3, 4, 5, 4, 6], [9, math.inf, 12, math.inf, math.inf]
+    found = verdict("less", (soon, late), metric="epoch")
+    assert (found.verdict, found.n) == ("supported", 5) and math.isnan(found.effect)
+    assert found.p_supported == pytest.approx(1 / 252)
+    assert found.note == "3 of 5 runs never got there: table:rhs 0:x"
+    assert verdict("greater", (soon, late), metric="epoch").verdict == "contradicted"
+    assert verdict("not_less", (late, soon), margin="10 % of rhs", metric="epoch").verdict == "supported"
+    assert verdict("not_less", (soon, late), margin="10 % of rhs", metric="epoch").verdict == "contradicted"
+
+
+def test_a_time_that_no_run_reaches_tells_nothing():
+    nobody = [math.inf] * 5
+    for kind, margin in (("less", ""), ("not_less", "10 % of rhs"), ("equal", "10 % of rhs")):
+        found = verdict(kind, (nobody, nobody), margin=margin, metric="epoch")
+        assert (found.verdict, found.n, found.p_supported, found.p_contradicted) == ("undecided", 0, 1, 1)
+        ours = "5 of 5 runs never got there"
+        assert found.note == f"{ours}: table:lhs 0:x; {ours}: table:rhs 0:x" and math.isnan(found.effect)
+    others = Question(make("less", id="study.other"), cells(([1.0, 1.1, 1.2], [5.0, 5.1, 5.2])))
+    assert (
+        judge([others])[0].p_supported
+        == judge([others, Question(make("less"), cells((nobody, nobody)))])[0].p_supported
+    )
+
+
+def test_a_run_that_diverged_did_not_reach_its_time_sooner():
+    late = [9, math.inf, 12, math.inf, math.inf, math.inf]
+    assert verdict("less", ([3, 4, 5, 4, 6, NAN], late), metric="epoch").verdict == "undecided"
+    assert verdict("less", ([3, 4, 5, 4, 6], [*late, NAN]), metric="epoch").verdict == "supported"
+    assert verdict("less", ([3], late), metric="epoch").verdict == "undecided"
+
+
+def test_what_lies_beyond_the_end_is_not_told():
+    """Of the right times it is known that they are above 10: nine tenths of them may be below 9.5."""
+    found = verdict("equal", ([9.5] * 8, [math.inf] * 8), margin="10 % of rhs", metric="epoch")
+    assert (found.verdict, found.p_contradicted) == ("undecided", 1)
+
+
+def test_the_log_rank_test_is_that_of_scipy_where_runs_are_many():
+    rng = np.random.default_rng(5)
+    lhs, rhs = (watched(np.ceil(rng.exponential(mean, 60)), 12) for mean in (8, 9))
+    sides = (stats.CensoredData.right_censored(np.minimum(times, 13), np.isinf(times)) for times in (lhs, rhs))
+    reference = stats.logrank(*sides, alternative="greater").pvalue
+    assert verdict("less", (lhs, rhs), metric="epoch").p_supported == pytest.approx(reference, rel=0.1)
 
 
 # --- numbers without sampling error
@@ -398,8 +514,15 @@ def test_summary_of_runs():
 
 
 def test_diverged_runs_rank_last_in_quantiles_and_stay_out_of_means():
-    found = summary([1.0, NAN, 3.0, 2.0, math.inf])
+    found = summary([1.0, NAN, 3.0, 2.0, NAN])
     assert (found.mean, found.n, found.diverged, found.median, found.q25, found.q75) == (2, 3, 2, 3, 2, math.inf)
+
+
+def test_times_that_were_not_reached_have_a_rank_and_no_mean():
+    found = summary([5.0, math.inf, NAN, 3.0, 4.0])
+    assert (found.n, found.diverged, found.unreached, found.median, found.q75) == (4, 1, 1, 5, math.inf)
+    assert all(map(math.isnan, (found.mean, found.spread, found.low, found.high)))
+    assert all(map(math.isnan, difference_interval([5.0, math.inf, 4.0], [1.0, 2.0])))
 
 
 def test_summary_of_too_few_runs():
