@@ -216,8 +216,9 @@ class Result:
     measured before that step, after an epoch, was not).
     metrics: name to number or list of numbers at the end; of a run that diverged only what a range test found
     (learning_rate, and range_test_losses, one a step).
-    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, device_kind, threads, path,
-    versions, data_fingerprint, finished_at.
+    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, device_kind, processor
+    (vendor, family and model, as Linux numbers them), cpu_capability (the vector instructions that torch uses),
+    threads, path, versions, data_fingerprint, finished_at; older records lack processor and cpu_capability.
     """
 
     run: Run

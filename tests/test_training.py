@@ -26,6 +26,7 @@ from deepnets_utils.batches import Batches
 from deepnets_utils.cells import Cells
 from deepnets_utils.checkpoints import Progress
 from deepnets_utils.learning_rates import suggestion
+from deepnets_utils.machine import provenance
 from deepnets_utils.models import MODELS, build_model, model, register_model
 from deepnets_utils.randomness import derived_seed, generator
 from deepnets_utils.runs import Result, Run, canonical
@@ -458,7 +459,41 @@ def test_provenance() -> None:
     assert result.provenance["data_fingerprint"] == data.CANONICAL[DIGITS]
     assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
     assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
-    assert result.provenance["threads"] == 1 and result.provenance["device"] and result.device_kind == "cpu"
+    assert result.device_kind == "cpu"
+    assert result.provenance["threads"] == 1 and result.provenance["device"] and result.provenance["processor"]
+    assert result.provenance["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "device", "processor"),
+    [
+        (
+            "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC",
+            "AMD EPYC",
+            "AuthenticAMD 25 17",
+        ),
+        ("BogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c", "elsewhere", "0x41 0xd0c"),
+        (None, "elsewhere", "elsewhere"),
+    ],
+    ids=["a virtual machine", "Arm", "not Linux"],
+)
+def test_a_processor_is_told_by_its_numbers(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, device: str, processor: str
+) -> None:
+    real = Path.read_text
+
+    def read(path: Path, *arguments: object, **options: object) -> str:
+        if path != Path("/proc/cpuinfo"):
+            return real(path, *arguments, **options)
+        if cpuinfo is None:
+            raise FileNotFoundError
+        return f"{cpuinfo}\n\nprocessor\t: 1\nmodel\t: other\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "elsewhere")
+    found = provenance("loop", "cpu", Clock(), data.load(DIGITS))
+    assert (found["device"], found["processor"]) == (device, processor)
 
 
 # -- checkpoints ----------------------------------------------------------------------------------
