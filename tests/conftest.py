@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_trainer import Drivers
 
-from deepnets_utils import workers
+from deepnets_utils import estimates, workers
 from deepnets_utils.store import Store
 
 # Before torch is imported: networks of this size gain nothing from threads that wait for each other.
@@ -26,6 +26,14 @@ def store(tmp_path: Path) -> Store:
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train here, whatever cluster the user's shell names."""
     monkeypatch.delenv(workers.DASK, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave nothing in the project's runs/, and count networks anew."""
+    monkeypatch.setattr(estimates, "_an_image", {})
+    if "DEEPNETS_OUTPUT" not in os.environ:
+        monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path / "output"))
 
 
 @pytest.fixture(autouse=True)

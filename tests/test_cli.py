@@ -287,7 +287,6 @@ def test_status_counts_a_network_once_and_needs_no_torch(deepnets: Deepnets, pro
     runs[2] = replace(runs[2], teacher=runs[1])
     Store().put(finish(runs[0]))
     make_list(project / "reports" / "paper", "02_good", runs)
-    estimates._an_image.clear()
     first = deepnets("status")[1]
     kept = json.loads((project / "runs" / "operations.json").read_text())
     assert sorted(kept.values()) == sorted(training_operations(run) / images_seen(run) for run in runs)

@@ -116,6 +116,7 @@ def test_sizes_that_do_not_fit() -> None:
         splits(test_size=10**6)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_losses_are_those_of_their_papers() -> None:
     draw = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(6, 10, generator=draw), torch.randn(6, 10, generator=draw)
@@ -130,14 +131,14 @@ def test_the_losses_are_those_of_their_papers() -> None:
     assert loss(student, taught, distillation="logit_mse") == pytest.approx((student - teacher).square().mean().item())
     p, q = (student / 3).softmax(1), (teacher / 3).softmax(1)
     divergence = 9 * (q * (q / p).log()).sum(1).mean().item()
-    assert loss(student, taught, distillation="kl", temperature=3.0) == pytest.approx(divergence, rel=1e-5)
+    assert loss(student, taught, distillation="kl", temperature=3.0) == pytest.approx(divergence)
     cross_entropy = F.cross_entropy(student, labels).item()
     assert loss(student, labels) == pytest.approx(cross_entropy)
     assert loss((student, student, None), labels, auxiliary=0.3) == pytest.approx(1.3 * cross_entropy)
     binary = labels % 2
     one = student[:, :1]
     expected = -torch.where(binary == 1, one[:, 0].sigmoid(), 1 - one[:, 0].sigmoid()).log().mean().item()
-    assert loss(one, binary) == pytest.approx(expected, rel=1e-5)
+    assert loss(one, binary) == pytest.approx(expected)
     metrics = build_task(task("image_classes", distillation="kl")).metrics(student, taught)
     assert metrics["accuracy"] == pytest.approx(100 * (student.argmax(1) == labels).float().mean().item())
     assert metrics["error"] == pytest.approx(100 - metrics["accuracy"])
@@ -218,6 +219,7 @@ def test_keep_best_needs_validation_images() -> None:
         train(make_run(keep_best=True, options={"validation_size": 0}))
 
 
+@pytest.mark.usefixtures("float64")
 def test_gradient_norms_of_the_first_steps() -> None:
     result = train(make_run(gradient_steps=5))
     norms = torch.tensor(result.metrics["gradient_norms"])
@@ -229,7 +231,7 @@ def test_gradient_norms_of_the_first_steps() -> None:
     x, y = next(Batches(run).training(split, order, 0))
     learned.loss(network(x), y).backward()
     own = [weight.grad.norm().item() for weight in network.parameters() if weight.dim() > 1]
-    assert norms[:, 0].tolist() == pytest.approx(own, rel=1e-4)
+    assert norms[:, 0].tolist() == pytest.approx(own, rel=1e-9)
     assert result.history == train(make_run()).history
 
 
@@ -312,8 +314,8 @@ def test_a_checkpoint_of_another_teacher_is_not_used(tmp_path: Path) -> None:
 
 def test_a_network_is_kept_as_its_last_epoch_left_it(tmp_path: Path) -> None:
     saved = []
-    for keep_best in (False, True):
-        run = make_run(keep_best=keep_best, epochs=10, learning_rate=0.03)
+    for keep_best in (False, True):  # two classes that are soon told apart: no later epoch is better
+        run = make_run(keep_best=keep_best, epochs=10, learning_rate=0.01, options={"classes": "0,1"})
         result = train(run, weights=tmp_path / "weights.pt")
         saved.append(load_state(tmp_path / "weights.pt", run.digest)[0]["network"])
     assert result.metrics["selected_epoch"] < 10, "or the test shows nothing"

@@ -1,12 +1,17 @@
 """The notebooks themselves: each runs whole in smoke, its exercises are solved, printed numbers come out."""
 
 import ast
+import collections
+import contextlib
+import dis
 import io
 import json
 import re
 from html import escape
+from types import SimpleNamespace
 from urllib.parse import unquote
 
+import IPython.display
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,29 +93,69 @@ def test_each_link_of_a_page_leads_somewhere(study, smoke):
         assert not section or f'id="{escape(section, quote=False)}"' in target.read_text(), link
 
 
-class Stores(ast.NodeVisitor):
-    """The names that a cell itself assigns to, not those of its functions and comprehensions."""
+def code_cells(study):
+    cells = json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]
+    return [
+        ("".join(cell["source"]), "parameters" in cell["metadata"].get("tags", []))
+        for cell in cells
+        if cell["cell_type"] == "code"
+    ]
 
-    def __init__(self):
-        self.names = set()
 
-    def visit_Name(self, node):
-        self.names |= {node.id} if isinstance(node.ctx, ast.Store) else set()
+def names(code):
+    """Return what a cell binds, and what it takes as other cells left it: at once, or in a function whenever called.
 
-    def leave_out(self, node):
-        pass
-
-    visit_FunctionDef = visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = leave_out
+    code: of the cell, compiled. An instruction further down counts as a later one.
+    """
+    bound, taken = set(), set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("STORE_NAME", "STORE_GLOBAL"):
+            bound.add(step.argval)
+        elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+            taken |= {step.argval} - bound
+        elif isinstance(step.argval, type(code)):
+            inside = names(step.argval)[1]
+            taken |= inside - bound if step.argval.co_name.endswith(("comp>", "expr>")) else inside
+    return bound, taken
 
 
 @pytest.mark.parametrize("study", study_names())
 def test_no_cell_changes_a_parameter(study):
     # The cells above it, run once more, would take what it left behind.
-    found = Stores()
-    for cell in json.loads(notebook_path(study).read_text())["cells"]:
-        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
-            found.visit(ast.parse("".join(cell["source"])))
-    assert found.names and not found.names & set(read_parameters(notebook_path(study)))
+    cells = [names(compile(source, study, "exec"))[0] for source, parameters in code_cells(study) if not parameters]
+    found = set().union(*cells)
+    assert found and not found & set(read_parameters(notebook_path(study)))
+
+
+def bound_twice(sources):
+    """Return the names that two cells bind, not each by an import, and a cell takes from them."""
+    binders, assigned, taken = collections.Counter(), set(), set()
+    for source in sources:
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        imported = {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
+        bound, other = names(compile(source, "cell", "exec"))
+        binders.update(bound)
+        assigned |= bound - imported
+        taken |= other
+    return {name for name in assigned & taken if binders[name] > 1}
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_a_name_that_another_cell_takes_is_bound_in_one(study):
+    """Else what a cell shows when it is run again hangs on which of them was run last; solutions are cells, too."""
+    sources = [source for source, _ in code_cells(study)] + SOLUTION.findall(exercises(study))
+    assert not bound_twice(sources)
+
+
+def test_names_that_are_bound_twice_are_told_from_those_that_a_cell_binds_for_itself():
+    assert bound_twice(["shown = 1", "print(shown)", "shown = [2]"]) == {"shown"}
+    assert bound_twice(["rate = 1", "def f():\n    return rate", "f()", "for rate in (1, 2): pass"]) == {"rate"}
+    assert bound_twice(["total = 1", "total += 1"]) == {"total"}
+    assert bound_twice(["x = [1]", "x = [a for a in x]"]) == {"x"}
+    assert bound_twice(["from numpy import mean", "mean = 1", "print(mean)"]) == {"mean"}
+    assert not bound_twice(["for axes in (1, 2): print(axes)", "axes = 3\nprint([axes + a for a in (1, 2)])"])
+    assert not bound_twice(["import json\nprint(json)", "import json", "def f(json_):\n    return json.loads(json_)"])
+    assert not bound_twice(["line = 1", "def f(line):\n    return line", "line = 2"])
 
 
 def exercises(study):
@@ -129,17 +174,62 @@ def test_three_to_five_exercises_each_with_a_folded_solution(study):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", study_names())
-def test_the_solutions_run_below_the_notebook(study, smoke, monkeypatch):
-    """In this process and without drawing each figure again: the notebook itself has run in a kernel."""
-    monkeypatch.setattr(Study, "figure", lambda study, figure, *texts: plt.close(figure))
-    shell = InteractiveShell()
-    for cell in json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code":
-            shell.run_cell("".join(cell["source"])).raise_error()
-            if "parameters" in cell["metadata"].get("tags", []):
-                shell.run_cell('profile = "smoke"').raise_error()
+def test_a_cell_that_is_run_again_shows_the_same_and_the_solutions_run_below(study, smoke, monkeypatch):
+    """In this process and without drawing each figure again: the notebook itself has run in a kernel.
+
+    Again from the last cell to the first, so that each finds what the cells below it have left.
+    """
+    shell, texts = InteractiveShell(), []
+
+    def show(*objects):
+        for thing in objects:
+            forms = shell.display_formatter.format(thing)[0]
+            texts.append(re.sub("T_[0-9a-f]{5}", "", forms.get("text/html", forms["text/plain"])))  # a Styler's name
+
+    def run(source):
+        texts.clear()
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            shell.run_cell(source).raise_error()
+        return [printed.getvalue(), *texts]
+
+    monkeypatch.setattr(Study, "figure", lambda study, figure, *said: plt.close(figure) or " ".join(said))
+    monkeypatch.setattr(IPython.display, "display", show)
+    shell.display_trap.hook = show
+    cells = [source + '\nprofile = "smoke"' * parameters for source, parameters in code_cells(study)]
+    first = [run(source) for source in cells]
+    assert any(map(any, first))
+    for source, shown in reversed(list(zip(cells, first, strict=True))):
+        assert run(source) == shown, source
     for solution in SOLUTION.findall(exercises(study)):
         shell.run_cell(solution).raise_error()
+
+
+def function_of(study, name):
+    defined, namespace = [ast.parse(source).body for source, _ in code_cells(study)], {"np": np}
+    node = next(node for node in sum(defined, []) if isinstance(node, ast.FunctionDef) and node.name == name)
+    exec(compile(ast.Module([node], []), study, "exec"), namespace)
+    return namespace[name]
+
+
+def test_a_run_that_never_gets_to_a_level_has_no_epoch_of_it():
+    reached = function_of("06_residual_googlenet", "reached")
+    runs = [SimpleNamespace(status="finished", history={"test_error": errors}) for errors in ([50, 20, 30], [50, 21])]
+    assert [*map(reached, runs)] == [2, np.inf]
+    assert np.isnan(reached(SimpleNamespace(status="diverged")))
+
+
+def test_training_times_are_compared_on_one_device_and_path():
+    def runs(device, path, *seconds, status="finished"):
+        return [
+            SimpleNamespace(status=status, provenance={"device": device, "path": path, "cpu_seconds": each})
+            for each in seconds
+        ]
+
+    slow = [*runs("cpu", "loop", 50, 51), *runs("gpu", "replicas", 3), None]
+    quick = [*runs("cpu", "loop", 5, 6, 7), *runs("gpu", "replicas", 1, 1, 1, 1), *runs("cpu", "replicas", 2, 2, 2)]
+    lost = runs("cpu", "loop", 1, 1, 1, status="diverged")
+    kind, seconds = function_of("05_siamese_ablation", "seconds_alike")({"slow": slow + lost, "quick": quick})
+    assert (kind, seconds) == (("cpu", "loop"), {"slow": [50, 51], "quick": [5, 6, 7]})
 
 
 def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: Store):

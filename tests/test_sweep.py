@@ -257,11 +257,7 @@ def test_the_estimate_is_the_median_of_comparable_runs(store: Store) -> None:
     assert estimate([make_run(9, "slow"), make_run(9, "unknown")], store.results()) == pytest.approx(200)
 
 
-def test_a_price_comes_from_records_of_that_kind_of_device(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
-
+def test_a_price_comes_from_records_of_that_kind_of_device(store: Store) -> None:
     def trained(seed: int) -> Run:
         return dataclasses.replace(make_run(seed), learning_rate=0.1, epochs=1, batch_size=10)
 
