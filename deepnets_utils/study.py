@@ -28,6 +28,7 @@ from deepnets_utils.parameters import (
     report_folder,
     report_label,
 )
+from deepnets_utils.published import OTHER_SCALE
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
@@ -183,7 +184,7 @@ class Study:
             self.keep(cells, table, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             texts.append(text.drop(columns="published") if texts else text)
-            if frame["verdict"].eq(published.OTHER_SCALE).any():
+            if frame["verdict"].eq(OTHER_SCALE).any():
                 alike[protocol] = published.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
@@ -197,11 +198,15 @@ class Study:
         known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
 
     def agreement(self, source: str, table: str) -> pd.DataFrame:
-        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means."""
+        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means.
+
+        At another scale than the document's also how many are of that, of which none agrees or differs.
+        """
         lines = {}
         for protocol, frame in self._by_protocol(source, table).items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
             counts = summaries.counts(frame["verdict"])
+            counts |= {OTHER_SCALE: frame["verdict"].eq(OTHER_SCALE).sum()} if self.scale else {}
             lines[protocol] = {"cells": int(frame["verdict"].ne("").sum())} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
 

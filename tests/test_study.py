@@ -215,6 +215,7 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     made.settings(**profiles)
     cells = {("Net", "sharing, aux"): [6.9, 7.0], ("Net", "sharing, no aux"): [16.0, 17.0]}
     shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    assert made.agreement("siamese", "table1").loc["as_coded", "other scale"] == 2
     assert "verdict as_coded" not in shown and shown.loc[("Net", "sharing, aux"), "ours as_coded"]
     counted = made.compare({"": {("Net", "parameters"): 15460}}, "siamese", "text", "parameters")
     assert counted.loc[("Net", "parameters"), "verdict"] == "agrees", "what is not trained has no scale"
