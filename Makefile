@@ -5,12 +5,14 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab data lint readme
+.PHONY: help setup report test test-without-avx lab data lint readme
 
 help:
-	@echo "make report   train and show profile quick, then show paper; PROFILE=smoke|quick|paper for one of them,"
+	@echo "make report   train and show profile quick, then show overnight and paper;"
+	@echo "              PROFILE=smoke|quick|overnight|paper for one of them,"
 	@echo "              STUDY=05 for one study, ARGS='--hide-code -p seeds=3' for what deepnets report takes besides"
 	@echo "make test     run the tests; ARGS='-k store' for options of pytest"
+	@echo "make test-without-avx  run the tests that hold numbers as another processor computes them"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make data     check and download the data sets"
 	@echo "make lint     check the style"
@@ -33,6 +35,12 @@ report: $(SETUP)
 test: $(SETUP)
 	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
 
+# All but the tests of pages, commands, clusters, downloads and faults, which take long and hold no other numbers.
+test-without-avx: export ATEN_CPU_CAPABILITY = default
+test-without-avx: export ONEDNN_MAX_CPU_ISA = SSE41
+test-without-avx: override ARGS += $(patsubst %,--ignore=tests/test_%.py,cli cluster data faults jupyterlab notebooks reports)
+test-without-avx: test
+
 lab: $(SETUP)
 	$(BIN)/python -m jupyterlab notebooks $(ARGS)
 
@@ -44,5 +52,6 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check
 
 readme: $(SETUP)
+	$(BIN)/deepnets report --profile overnight --train never
 	$(BIN)/deepnets report --profile paper --train never
 	$(BIN)/python -m deepnets_utils.readme

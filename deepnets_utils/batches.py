@@ -1,6 +1,5 @@
 """What a network and its loss get: batches gathered, augmented, normalised, with a teacher's outputs."""
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ class Batches:
     """The batches of one run.
 
     teacher: the trained network of run.teacher, in evaluation mode on the splits' device; it sees the very batch
-    that the student sees, and its logits become columns 1, 2, ... of the targets, the label is column 0.
+    that the student sees, and its logits, in float32, become columns 1, 2, ... of the targets, the label is column 0.
     """
 
     def __init__(self, run: Run, teacher: nn.Module | None = None) -> None:
@@ -57,16 +56,7 @@ class Batches:
 
     @torch.no_grad()
     def _taught(self, x: Tensor, labels: Tensor) -> Tensor:
-        with precision(self.run.teacher, x.device):
-            logits = self.teacher(x)
-        return torch.cat((labels[:, None].float(), logits.float()), 1)
-
-
-def precision(run: Run, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a run's network computes: autocast to bfloat16, or nothing for float32."""
-    if run.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+        return torch.cat((labels[:, None].float(), self.teacher(x)), 1)
 
 
 def channels_last(images: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def save_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) 
     """Write the state of a training at the end of an epoch; parts: network, optimiser and scheduler, or None."""
     state = {
         "digest": identity,
+        "place": _place(parts[0]),
         "epoch": progress.epoch,
         "order": progress.order,
         "history": progress.history,
@@ -69,7 +70,9 @@ def save_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) 
 def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) -> bool:
     """Put the state of `path` into the given objects and return True; False when there is none to use.
 
-    A file that is damaged or of another identity is moved aside with a warning. Nothing in it is executed.
+    A file that is damaged, of another identity, kind of device or version of torch is moved aside with a warning:
+    what goes on elsewhere gives other numbers than either place, and its record would name the last. Nothing in it is
+    executed.
     """
     if not path.exists():
         return False
@@ -77,6 +80,8 @@ def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) 
     fresh = copy.deepcopy([part.state_dict() for part in present])
     try:
         state, _ = load_state(path, identity)
+        if (there := state.get("place")) != (here := _place(parts[0])):
+            raise ValueError(f"it was begun on {there}, this is {here}, so that the run starts again")
         kept = {name: state[name] for name in ("epoch", "order", "history", "gradients", "best")}
         kept["seconds"], random_state = tuple(state["seconds"]), state["torch_generator"]
         for part, saved in zip(parts, state["parts"], strict=True):
@@ -94,6 +99,10 @@ def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) 
     if state.get("cuda_generator") is not None:
         torch.cuda.set_rng_state(state["cuda_generator"])
     return True
+
+
+def _place(network: nn.Module) -> str:
+    return f"{next(network.parameters()).device.type} with torch {torch.__version__}"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> str:

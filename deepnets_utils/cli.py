@@ -21,12 +21,14 @@ from deepnets_utils.files import write_whole
 from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
+from deepnets_utils.signals import TERMINATED
 from deepnets_utils.store import Store, read_records, write_records
-from deepnets_utils.sweep import SweepTooLong, TrainingFailed, sweep
+from deepnets_utils.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
 from deepnets_utils.workers import engine, resolve, use_cluster
 
-INTERRUPTED = 130  # typer's exit code for Ctrl-C
-PROFILES = ("smoke", "quick", "paper")
+ENDED = {130: "interrupted", TERMINATED: "ended by SIGTERM"}  # 130: typer's exit code for Ctrl-C
+PROFILES = ("smoke", "quick", "overnight", "paper")
+LARGE = ("overnight", "paper")  # their runs are planned and trained for all studies together, before the pages
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
@@ -37,7 +39,7 @@ app = typer.Typer(
 )
 
 Studies = Annotated[list[str] | None, typer.Argument(metavar="STUDY", help="Names or numbers; none means all.")]
-Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick or paper.")]
+Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick, overnight or paper.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebooks, as `deepnets list` shows them."),
@@ -57,8 +59,8 @@ def main() -> None:
         print(f"deepnets: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, (ParameterError, SweepTooLong)) else 1)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("interrupted: what was finished is stored, and the same command does the rest", file=sys.stderr)
+        if end.code in ENDED:
+            print(f"{ENDED[end.code]}: what was finished is stored, the same command does the rest", file=sys.stderr)
         raise
 
 
@@ -66,7 +68,8 @@ def main() -> None:
 def report(
     studies: Studies = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="smoke, quick or paper; none: quick, then paper as stored.")
+        str | None,
+        typer.Option(metavar="NAME", help="smoke, quick, overnight, paper; none: quick, and the large ones as stored."),
     ] = None,
     settings: Settings = None,
     device: Device = None,
@@ -82,17 +85,22 @@ def report(
 ) -> None:
     """Run the notebooks, write pages and an index.
 
-    What is missing is trained first. Without --profile: quick, then paper from what is stored, without training.
+    What is missing is trained first; of overnight and paper the first run of every cell of all studies, then the
+    second, and so on. Without --profile: quick, then overnight and paper from what is stored, without training.
     """
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     named = any(text.startswith("profile=") for text in given)
     if dask:
         use_cluster(dask)
-    profiles = [[]] if named else [["profile=quick"], ["profile=paper", "train=never"]]
-    if not named and "data=embedded" in given:  # profile paper has none
-        profiles.pop()
-    outcomes = _make([given + texts for texts in profiles], studies, hide_code)
+    shown = [[f"profile={name}", "train=never"] for name in LARGE]
+    profiles = [[]] if named else [["profile=quick"], *shown]
+    if not named and "data=embedded" in given:  # the others have none
+        profiles = profiles[:1]
+    if any(f"profile={name}" in given for name in LARGE) and "train=never" not in given:
+        outcomes = _make_large(given, studies, hide_code)
+    else:
+        outcomes = _make([given + texts for texts in profiles], studies, hide_code)
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
         print(folder / "index.html")
         if as_zip:
@@ -147,7 +155,7 @@ def train(
         for dataset in sorted({run.dataset for run in missing}):
             load(dataset)
     place = engine(*resolve(device or "auto", workers or 0))
-    sweep(runs, store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
+    sweep(in_rounds(runs), store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
 
 
 @app.command()
@@ -189,7 +197,7 @@ def list_studies(studies: Studies = None) -> None:
 def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
-    """Check the data sets, download what is missing."""
+    """Check the data sets; unpack archives that lie there, download what is missing."""
     from deepnets_utils import data as data_sets
 
     for name in names or []:
@@ -198,10 +206,10 @@ def data(
     failed = False
     for name in names or data_sets.FILES:
         if (state := data_sets.check(name)) != "ready":
-            print(f"{name}: {state}, downloading", file=sys.stderr, flush=True)
+            print(f"{name}: {state}", file=sys.stderr, flush=True)
             try:
                 data_sets.download(name)
-                state = "downloaded"
+                state = "ready now"
             except data_sets.DataError as error:
                 state, failed = str(error), True
         print(state if state.startswith(f"{name}: ") else f"{name}: {state}", flush=True)
@@ -224,11 +232,14 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
         if not runs:
             print(f"{study} trains nothing of its own")
             continue
-        if profile == "paper":
+        if profile in ("overnight", "paper"):
             runs = [run for run in runs if embedded(run.dataset) != run.dataset]
-        results = [result for run in runs if (result := store.get(run)) is not None]
         file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
+        others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file]  # of its other profiles
+        elsewhere = {result.run.digest for other in others for result in read_records(other)}
         planned_now = {run.digest for run in runs}
+        runs = [run for run in runs if run.digest not in elsewhere]
+        results = [result for run in runs if (result := store.get(run)) is not None]
         old = [result for result in read_records(file) if result.run.digest not in planned_now] if file.exists() else []
         if results:
             write_records(file, results)
@@ -304,12 +315,39 @@ def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
 
 def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
     """Make the reports of studies, once with each group of `name=value` texts, after all of them are checked."""
-    jobs = [[(study, _values(study, texts)) for study in _selected(studies)] for texts in groups]
+    jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
     # nbformat asks for all checkers of JSON formats; this one takes two seconds to import and no notebook needs it.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from deepnets_utils.reports import make_reports
 
-    return [outcome for group in jobs for outcome in make_reports(group, hide_code=hide_code)]
+    return make_reports(jobs, hide_code=hide_code)
+
+
+def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
+    """Make the reports of a large profile: all that is missing is planned, trained in rounds over all studies, shown.
+
+    Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
+    """
+    from deepnets_utils import data
+
+    planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
+    files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
+    store = Store()
+    missing = [run for file in files for run in _read_runs(file) if not run.local and store.get(run) is None]
+    if not missing:
+        return planned
+    values = _values(_selected(studies)[0], given)
+    place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
+    yes = values.get("yes", False) or values["profile"] == "overnight"
+    try:
+        for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
+            if not data.present(name):
+                data.download(name)
+    except DataError as error:
+        print(f"{error}\nStored runs are shown, nothing is trained.", file=sys.stderr)
+        return planned
+    sweep(in_rounds(missing), store=store, yes=yes, title=values["profile"], **place)
+    return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
 
 
 def _read_runs(file: Path) -> list[Run]:
@@ -336,6 +374,8 @@ def _progress(file: Path, stored: Sequence[Result]) -> str:
     missing = [run for run in runs if run.digest not in there]
     workers = resolve("cpu", 0)[1]
     seconds = estimate(missing, stored) / workers
-    time = f"about {duration(seconds)} on {workers} CPUs" if seconds == seconds else "time unknown"
+    time = f"about {duration(seconds)} on {workers} CPUs"
+    if seconds != seconds:
+        time = "nothing alike is stored that was trained on a CPU, to tell the time from"
     text = f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")
     return text + (f"; {later} more when these are stored: then plan again" if later else "")

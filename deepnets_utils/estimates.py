@@ -1,50 +1,82 @@
 """How long runs would take, from what runs like them took. Imports no torch."""
 
 import collections
+import contextlib
 import functools
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterable
 
-from deepnets_utils.runs import Result, Run
+from deepnets_utils import paths
+from deepnets_utils.files import write_text
+from deepnets_utils.runs import Result, Run, canonical
 
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits_28": 1_397, "digits_32": 1_397}
 # A task's train_size and validation_size where its options, which hold only what differs, do not name them.
 DEFAULT_SIZES = {"digit_pairs": (1_000, 0), "image_classes": (0, 10_000), "pixel_statistic": (0, 5_000)}
 SAMPLE = 2000  # stored results that an estimate looks at
 
+_an_image: dict[str, float] = {}  # multiply-adds of a training, by its networks
 
-def estimate(runs: Iterable[Run], results: Iterable[Result]) -> float:
-    """Return the seconds that `runs` would take one after another, NaN when nothing comparable is stored.
+
+def estimate(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu") -> float:
+    """Return the seconds that `runs` would take on a device one after another, NaN when nothing comparable is stored.
 
     Sums `estimates`; what is like nothing stored counts as the mean of the others.
     """
-    found = estimates(runs, results)
+    found = estimates(runs, results, device)
     seconds = [value for value in found if value == value]
     return statistics.mean(seconds) * len(found) if seconds else float("nan")
 
 
 def counted(run: Run) -> float:
-    """Return `models.cost.training_operations`, which is imported where a network has to be counted."""
-    from deepnets_utils.models.cost import training_operations
+    """Return `models.cost.training_operations`; each network is counted once and kept in runs/operations.json.
 
-    return training_operations(run)
+    To import torch, build fifty networks and count takes ten seconds.
+    """
+    if run.learning_rate is None:
+        return math.nan
+    file = paths.output_root() / "runs" / "operations.json"
+    networks = canonical([run.model.to_json(), run.teacher and run.teacher.model.to_json()])
+    if networks not in _an_image:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # there is none yet, or it is damaged
+            _an_image.update(json.loads(file.read_text()))
+    if networks not in _an_image:
+        from deepnets_utils.models.cost import training_operations
+
+        if run.local:  # the file is for all processes, and others do not know what a notebook defines
+            return training_operations(run)
+        _an_image[networks] = training_operations(run) / images_seen(run)
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            write_text(file, json.dumps(_an_image))
+    return _an_image[networks] * images_seen(run)
 
 
 def estimates(
-    runs: Iterable[Run], results: Iterable[Result], operations: Callable[[Run], float] = counted
+    runs: Iterable[Run],
+    results: Iterable[Result],
+    device: str = "cpu",
+    operations: Callable[[Run], float] = counted,
 ) -> list[float]:
     """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
 
+    device: "cpu" or "cuda", what they would be trained on. Only results from that kind count: the other may be a
+    hundred times as fast or as slow. An estimator is always fitted on the CPU.
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
-    same model, and a task of the same name, whatever device they ran on. An estimator counts as one epoch. A run whose
-    model is not stored takes what the quickest result of a task of the same name would need for its multiply-adds:
-    many small runs beside it do not change the price of a large one. operations: multiply-adds of a training, NaN
-    where unknown; then a model of the same name tells.
+    same model, and a task of the same name. An estimator counts as one epoch. A run whose model is not stored takes
+    what the quickest result of a task of the same name would need for its multiply-adds: many small runs beside it do
+    not change the price of a large one. operations: multiply-adds of a training, NaN where unknown; then a model of
+    the same name tells.
     """
-    finished = (result for result in results if result.status == "finished")  # one that diverged took less
-    results = list(itertools.islice(finished, SAMPLE))
+
+    def comparable(result: Result) -> bool:
+        place = "cpu" if result.run.learning_rate is None else device
+        finished = result.status == "finished"  # one that diverged took less
+        return finished and place.startswith(result.device_kind)
+
+    results = list(itertools.islice(filter(comparable, results), SAMPLE))
     alike: dict[tuple, list[Result]] = collections.defaultdict(list)
     for result in results:
         for kind in _kinds(result.run):
@@ -77,7 +109,8 @@ def images_seen(run: Run) -> int:
     classes = options.get("classes")
     tenths = classes.count(",") + 1 if classes and isinstance(classes, str) else 10  # a class is a tenth of the images
     left = TRAINING_IMAGES[run.dataset] * tenths // 10 - options.get("validation_size", validation)
-    return max(1, run.epochs) * (options.get("train_size", train) or max(1, left))
+    copies = 2 if options.get("extended") else 1
+    return max(1, run.epochs) * copies * (options.get("train_size", train) or max(1, left))
 
 
 def _seconds(result: Result) -> float:

@@ -7,12 +7,10 @@ import re
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 import nbformat
@@ -26,9 +24,10 @@ from papermill.exceptions import PapermillExecutionError
 
 from deepnets_utils import paths
 from deepnets_utils.files import write_text
+from deepnets_utils.signals import DEFAULTS, TERMINATED, Terminated, handled
 
 FINISH_SECONDS = 600.0  # for an interrupted kernel to end what is training; longer runs have a checkpoint
-LONGEST_SOCKET = 90  # characters of a path; systems allow about 100, and zmq adds a few
+SOCKETS = "/tmp", "/var/tmp", "/dev/shm"  # systems allow about 100 bytes of a socket's path, and TMPDIR may be long
 
 
 class ThisPython(AsyncKernelManager):
@@ -37,16 +36,17 @@ class ThisPython(AsyncKernelManager):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-        file = str(Path(jupyter_runtime_dir()) / f"kernel-{uuid.uuid4()}.json")
-        if os.name == "posix" and len(file) < LONGEST_SOCKET:
+        if os.name == "posix":
             # Two kernels that start at once can be given the same TCP ports; files have no such trouble.
             self.transport = "ipc"
-            self.connection_file = file
+            self.connection_file = str(Path(jupyter_runtime_dir()) / "kernel.json")
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-        """End the kernel and its processes; after Ctrl-C once it has finished what is training."""
-        if isinstance(sys.exc_info()[1], KeyboardInterrupt) and self.has_kernel:
-            await self.interrupt_kernel()
+        """End the kernel and its processes; once it has finished what trains (after Ctrl-C), or its epoch (SIGTERM)."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (KeyboardInterrupt, Terminated)) and self.has_kernel:
+            ctrl_c = isinstance(error, KeyboardInterrupt)
+            await (self.interrupt_kernel() if ctrl_c else self.signal_kernel(signal.SIGTERM))
             client = self.client()
             client.start_channels()
             with contextlib.suppress(RuntimeError):  # it took too long, or is gone
@@ -78,7 +78,8 @@ papermill.engines.papermill_engines.register("saves once", SavesOnce)
 
 def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
     """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
-    with TemporaryDirectory(prefix="deepnets-") as runtime:
+    short = next((folder for folder in SOCKETS if os.access(folder, os.W_OK)), None)
+    with TemporaryDirectory(prefix="deepnets-", dir=short) as runtime:
         settings = {
             "DEEPNETS_REPORT_TOKEN": token,
             "DEEPNETS_OUTPUT": str(paths.output_root()),  # a relative one would mean another folder there
@@ -102,7 +103,7 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
                 )
         except PapermillExecutionError as error:
             text = f"{error.ename}: {error.evalue}"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             # The cell's task ends with the kernel, and nobody is left to ask for its error.
             logging.getLogger("asyncio").disabled = True
             raise
@@ -131,30 +132,29 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _event_loop() -> Iterator[None]:
-    """Give one execution its event loop, and raise KeyboardInterrupt only between two of the loop's callbacks.
+    """Give one execution its event loop; KeyboardInterrupt and Terminated come only between two of its callbacks.
 
-    Python raises it wherever it is; inside a callback from zmq's C code or a destructor it would be printed and lost.
+    Python raises wherever it is; inside a callback from zmq's C code or a destructor that would be printed and lost.
     """
     loop = ensure_event_loop()
     # A loop that runs already, as in JupyterLab, waits for this; nbclient then takes one in another thread.
     if loop.is_running() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def end(number: int) -> None:
+        raise Terminated(TERMINATED) if number == signal.SIGTERM else KeyboardInterrupt
+
+    def soon(number: int, frame: object) -> None:
         if loop.is_running():
-            loop.call_soon_threadsafe(signal.default_int_handler, number, frame)
+            loop.call_soon_threadsafe(end, number)
         else:
-            signal.default_int_handler(number, frame)
+            end(number)
 
-    if raises:
-        signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        with handled(dict.fromkeys(DEFAULTS, soon)):
+            yield
     finally:
-        if raises:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         loop.close()  # the next execution makes its own: processes forked from this one would all share it
 
 

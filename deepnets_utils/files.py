@@ -1,10 +1,23 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and locks on them."""
 
 import contextlib
+import errno
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+notes: list[str] = []  # what this process has to say on its pages, see `Study.finish`
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def warn(text: str) -> None:
+    """Warn of a file that is not used, on stderr and on the page."""
+    notes.append(text)
+    warnings.warn(text, stacklevel=3)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -31,6 +44,25 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, in UTF-8, whole or not at all; raises as `write_whole` does."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def locked(path: Path, timeout: float = -1) -> AcquireReturnProxy:
+    """Return a held lock on a file, for `with`; released by this process's death, too.
+
+    timeout: seconds to wait for whoever holds it, -1 for ever. Raises Timeout, and OSError, with the folder and what to
+    do, where its file system has no locks: a file in place of a lock would outlive its process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        where = "DEEPNETS_OUTPUT (runs, reports) or DEEPNETS_DATA (data sets)"
+        text = f"{path.parent} is on a file system without file locks ({error.strerror})"
+        raise OSError(f"{text}: set {where} to a folder on one that has them") from error
 
 
 def move_aside(path: Path) -> str:

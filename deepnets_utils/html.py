@@ -21,6 +21,7 @@ from pygments.formatters import HtmlFormatter
 
 from deepnets_utils import printing, summaries
 from deepnets_utils.progress import duration
+from deepnets_utils.statistics import VERDICTS
 
 TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
@@ -111,7 +112,7 @@ def study_page(
     )
     content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
-    banners = [summary["banner"]] if summary["banner"] else []
+    banners = summaries.banners(summary)
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
     return _render(
@@ -174,21 +175,25 @@ def align(text: str) -> str:
     return str(page)
 
 
-def index_page(name: str, rows: Sequence[Mapping[str, Any]], notebooks: bool) -> str:
+def index_page(
+    name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], notebooks: bool
+) -> str:
     """Return a profile's index. rows: one a study, as `reports.study_row` makes them.
 
-    notebooks: link the notebooks, too.
+    claims: as `summaries.claims` returns them. notebooks: link the notebooks, too.
     """
     banners: dict[str, list[str]] = {}
     for row in rows:
-        if row["summary"] and row["summary"]["banner"]:
-            banners.setdefault(row["summary"]["banner"], []).append(row["study"])
+        for text in summaries.banners(row["summary"]) if row["summary"] else []:
+            banners.setdefault(text, []).append(row["study"])
     runs = [row["summary"]["runs"] for row in rows if row["summary"]]
     keys = ("total", "missing", "missing_seconds", "missing_unknown", "later")
-    lacking = summaries.missing({key: sum(run.get(key, 0) for run in runs) for key in keys})
+    devices = sorted({run.get("missing_on", "any device") for run in runs if run["missing"]})
+    total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
+    lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
-    shown = {"banners": banners, "verdicts": count_verdicts(rows), "lacking": lacking, "notebooks": notebooks}
-    return _render("index", name=name, rows=rows, **shown)
+    shown = {"banners": banners, "verdicts": count_verdicts(claims), "lacking": lacking, "notebooks": notebooks}
+    return _render("index", name=name, rows=rows, claims=claims, **shown)
 
 
 def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
@@ -196,12 +201,10 @@ def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
     return _render("profiles", profiles=profiles)
 
 
-def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how often each verdict occurs in all rows, a claim under each protocol, in a fixed order."""
-    claims = [claim for row in rows if row["summary"] for claim in row["summary"]["claims"]]
+def count_verdicts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how often each verdict occurs, a claim under each protocol, in a fixed order."""
     found = [claim["verdict"] for claim in claims]
-    words = ("supported", "contradicted", "undecided", "too few runs")
-    return {word: found.count(word) for word in words if word in found}
+    return {word: found.count(word) for word in VERDICTS if word in found}
 
 
 def navigation(page: str, before: str | None, after: str | None) -> str:
@@ -226,6 +229,7 @@ def _render(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
+        "comparisons": printing.comparisons,
         "effect": printing.effect,
         "duration": duration,
         "href": quote,

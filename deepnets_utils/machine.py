@@ -71,7 +71,10 @@ def provenance(path: str, device: str, clock: Clock, images: Images, runs: int =
     return {
         "wall_seconds": round(wall / runs, 3),
         "cpu_seconds": round(cpu / runs, 3),
-        "device": _device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor("model name"),
+        # A model name may be that of all processors which a cloud has: the bits go with these two.
+        "processor": _processor("vendor_id", "cpu family", "model", "CPU implementer", "CPU part"),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": 1,
         "path": path,
         "torch": torch.__version__,
@@ -82,11 +85,10 @@ def provenance(path: str, device: str, clock: Clock, images: Images, runs: int =
     }
 
 
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+def _processor(*names: str) -> str:
+    """Return what Linux says under these names of the first processor, where it has them; else what Python knows."""
+    facts = {}
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return " ".join(facts[name] for name in names if name in facts) or platform.processor() or platform.machine()

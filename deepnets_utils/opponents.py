@@ -71,7 +71,7 @@ class Pictures(CIFAR10):
                 crop = v2.RandomResizedCrop(size, scale=(scale, 1))
                 changes = [v2.RandomHorizontalFlip(), rotation, crop, v2.ColorJitter(jitter, jitter, jitter)]
         normalised = v2.Normalize(split.mean.flatten().tolist(), split.deviation.flatten().tolist())
-        chain = [*changes, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalised]
+        chain = [*changes, v2.PILToTensor(), v2.ToDtype(torch.get_default_dtype(), scale=True), normalised]
         VisionDataset.__init__(self, root="", transform=v2.Compose(chain))
         self.data = split.inputs.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = split.targets.tolist()

@@ -2,16 +2,16 @@
 
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
 the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
-limits, which hold for each item of a list: `rotation: float = 15.0  # {0..180} degrees`. 0 and "" mean "as the profile
-says". A number without limits must not be below 0.
+limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the profile
+says". A number without limits is from 0 to 10,000.
 """
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import io
 import json
-import math
 import re
 import tokenize
 from collections.abc import Mapping
@@ -25,8 +25,10 @@ TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
 NEVER = {
     ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
+    ("overnight", "embedded"): "which trains on the real data only: auto or real",
     ("paper", "embedded"): "which trains on the real data only: auto or real",
 }
+MOST = 10_000  # of a number without limits: ten thousand runs a cell take a minute to list
 LABEL_LENGTH = 80  # of a folder's name, in characters
 
 
@@ -49,21 +51,30 @@ class Parameter:
     limits: tuple[float, float] | None = None
 
     def check(self, value: Any) -> Any:
-        """Return `value` as the declared type (int to float); raises ParameterError."""
+        """Return `value` as the declared type (int to float, a list's text to items); raises ParameterError.
+
+        A list's items may also come as a text with commas between them or as one bare value, as papermill's -p gives
+        them. They are matched with the choices by their text: 1 is "1", None is "None".
+        """
         if self.type == "float" and type(value) is int:
             value = float(value)
+        if self.type == "list" and type(value) in (str, int, float, bool, type(None)):
+            value = _items(str(value))
+        if self.type == "list" and type(value) is list and self.choices:
+            value = [str(item) for item in value]
         if type(value) is not TYPES[self.type]:
             raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
         if self.type == "list" and (twice := [item for item in value if value.count(item) > 1]):
             raise ParameterError(f"{self.name} must not name anything twice; {twice[0]!r} is there {len(twice)} times")
+        example = self._example() if self.type == "list" else ""
         for item in value if self.type == "list" else [value]:
             if self.choices and item not in self.choices:
-                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}")
-            low, high = self.limits or (0.0, math.inf)
+                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}{example}")
+            low, high = self.limits or (0, MOST)
             numbers = self.limits is not None or self.type in ("int", "float")
-            if numbers and not (type(item) in (int, float) and low <= item <= high and item < math.inf):
-                allowed = f"from {low:.12g} to {high:.12g}" if self.limits else "a finite number, not below 0"
-                raise ParameterError(f"{self.name} must be {allowed}; it is {item!r}")
+            if numbers and not (type(item) in (int, float) and low <= item <= high):
+                limits = f"from {low:.12g} to {high:.12g}"
+                raise ParameterError(f"{self.name} must be {limits}; it is {item!r}{example}")
         return value
 
     def allowed(self) -> str:
@@ -72,16 +83,15 @@ class Parameter:
             return "{{{:.12g}..{:.12g}}}".format(*self.limits)
         return f"{{{', '.join(self.choices)}}}" if self.choices else ""
 
-    def parse(self, text: str) -> Any:
-        """Return the value that a command line's `name=text` means; raises ParameterError.
+    def _example(self) -> str:
+        """Return calls that give two items of a list."""
+        items = ",".join(self.choices[:2] or (f"{limit:.12g}" for limit in self.limits or ()))
+        return f" (write -p '{self.name}={items}', for papermill -p {self.name} '{items}')"
 
-        A list is a Python literal, or its items with commas between them.
-        """
-        if self.type == "str":
+    def parse(self, text: str) -> Any:
+        """Return the value that a command line's `name=text` means; raises ParameterError."""
+        if self.type in ("str", "list"):
             return self.check(text)
-        if self.type == "list" and not text.startswith("["):
-            items = [item.strip() for item in text.split(",")]
-            return self.check([item if item in self.choices else _literal(item) for item in items])
         return self.check(_literal({"true": "True", "false": "False"}.get(text.lower(), text)))
 
 
@@ -186,19 +196,24 @@ def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any
     return checked
 
 
-def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def injected(namespace: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
     """Return the names and values of the parameters cell as it was last run, and of the one that papermill put in.
 
-    The notebook's file declares the parameters; a name that only these cells have is a misspelt one.
+    declared: what the notebook's file declares; a name that only these cells have is a misspelt one. The first gives
+    a declared name its type, the other has papermill's comment. Raises ParameterError where cells ran, the first not.
     """
-    found = {}
-    for beginning in ("# Parameters\n", "profile: str"):
-        source = next((cell for cell in reversed(namespace.get("In", [])) if cell.startswith(beginning)), "")
-        for node in ast.parse(source).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-            if isinstance(target, ast.Name) and target.id in namespace:
-                found[target.id] = namespace[target.id]
-    return found
+    found: dict[bool, set[str]] = {}
+    for source in namespace.get("In", []):
+        with contextlib.suppress(SyntaxError):
+            lines = ast.parse(source).body
+            typed = {ast.unparse(line.target) for line in lines if isinstance(line, ast.AnnAssign)}
+            if (parameters := bool(typed & declared.keys())) or re.search("^# Parameters$", source, re.M):
+                found[parameters] = typed.union(
+                    ast.unparse(target) for line in lines if isinstance(line, ast.Assign) for target in line.targets
+                )
+    if any(namespace.get("In", [])) and True not in found:
+        raise ParameterError("no cell with lines `name: type = literal` was run: run the one tagged 'parameters'")
+    return {name: namespace[name] for name in set().union(*found.values()) if name in namespace}
 
 
 def _content(notebook: Path) -> dict[str, Any]:
@@ -215,6 +230,13 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _items(text: str) -> list[Any]:
+    """Return the items of a text: a Python literal, or commas between them, in brackets or not."""
+    if type(value := _literal(text)) is list:
+        return value
+    return [_literal(item.strip()) for item in re.sub(r"^\[(.*)\]$", r"\1", text.strip()).split(",")]
 
 
 def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from deepnets_utils.published import OTHER_SCALE
 from deepnets_utils.runs import Run
 from deepnets_utils.statistics import difference_interval, smallest_significant, summary
 
@@ -15,7 +16,10 @@ Plan = Mapping[str, Mapping[tuple[str, ...], Sequence[Run]]]
 
 
 def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
-    """Return a table of `published.compare` for printing, by row and column; form: of our numbers, as in ".2f"."""
+    """Return a table of `published.compare` for printing, by row and column; form: of our numbers, as in ".2f".
+
+    Without verdicts where ours are of another scale: `published.likeness` says how like they are.
+    """
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
     text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
     ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
@@ -24,8 +28,26 @@ def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd
         text[f"95 % {protocol}".strip()] = [
             interval(low, high, form) for low, high in zip(frame["low"], frame["high"], strict=True)
         ]
-    text[f"verdict {protocol}".strip()] = frame["verdict"]
+    if not frame["verdict"].eq(OTHER_SCALE).any():
+        text[f"verdict {protocol}".strip()] = frame["verdict"]
     return text.set_index(["row", "column"])
+
+
+def scale(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+    """Return in words which settings are not those of profile paper, "" where only numbers of runs (seeds) are.
+
+    A number says how large a training is, 0 that all there is is taken; texts and lists say what is trained.
+    """
+    changed = [
+        f"{name.replace('_', ' ')} {_size(value)} ({_size(paper[name])})"
+        for name, value in settings.items()
+        if isinstance(value, (int, float)) and not name.endswith("seeds") and value != paper[name]
+    ]
+    return f"Another scale than the document's (in brackets): {', '.join(changed)}." if changed else ""
+
+
+def _size(number: float) -> str:
+    return f"{number:,g}" if number else "all"
 
 
 def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -35,6 +57,7 @@ def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "claim": line["statement"],
             "protocol": line["protocol"],
             "verdict": line["verdict"],
+            "comparisons": comparisons(line),
             **dict(zip(("effect", "95 %"), effect(line), strict=True)),
             "n": line["n"],
             "p": _p_value(line),
@@ -56,6 +79,13 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(texts) or "not judged here"
 
 
+def comparisons(line: Mapping[str, Any]) -> str:
+    """Return what the means of a verdict's comparisons say, and how many of them are shown; "" where nothing ran."""
+    if not line["n"] or "shown" not in line:  # a summary of an older version has none
+        return ""
+    return f"{line['pointing']} of {line['comparisons']} point the claimed way, {line['shown']} shown"
+
+
 def resolution(n: int, claims: int) -> str:
     """Return in words what n runs a side can show where so many claims are tested and corrected together."""
     if n < 2 or not claims:
@@ -73,12 +103,13 @@ def note(line: Mapping[str, Any]) -> str:
 
 
 def _rank(line: Mapping[str, Any]) -> str:
-    return "most opposite" if line["verdict"] == "contradicted" else "weakest"
+    return "most opposite" if line["verdict"] in ("contradicted", "leans against") else "weakest"
 
 
 def _p_value(line: Mapping[str, Any]) -> str:
     """Return the corrected p-value of a verdict, of an undecided one the smaller; "" where nothing could be tested."""
     sides = {"supported": line["p_supported"], "contradicted": line["p_contradicted"]}
+    sides |= {"leans": line["p_supported"], "leans against": line["p_contradicted"]}
     p = sides.get(line["verdict"], min(sides.values()))
     return "" if line["n"] < 2 else f"{p:.2g}" if p >= 0.001 else "< 0.001"
 

@@ -30,20 +30,21 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Counts finished runs out of `total`: one bar, or a line at the start, every 30 s and at the end.
+    """Counts what is done out of `total`: one bar, or a line at the start, every 30 s and at the end.
 
     title: begins these lines, for several notebooks may write into one log. plan: what the first of them says.
+    unit: what is counted. done: how much of it an earlier call did.
     """
 
-    def __init__(self, total: int, title: str, plan: str) -> None:
-        self.total, self.title, self.done = total, title, 0
+    def __init__(self, total: float, title: str, plan: str, unit: str = "runs", done: float = 0) -> None:
+        self.total, self.title, self.unit, self.done, self._new = total, title, unit, done, 0.0
         self._started = self._spoken = time.monotonic()
         self._bar = None
         self.say(f"{title}: {plan}")
         if watched():
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, unit="run")
+            self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=unit == "MB")
 
     def __enter__(self) -> "Reporter":
         return self
@@ -52,20 +53,24 @@ class Reporter:
         if self._bar is not None:
             self._bar.close()
         took = duration(time.monotonic() - self._started)
-        self.say(f"{self.title}: {self.done} of {self.total} runs stored after {took}")
+        self.say(f"{self._amount()} stored after {took}")
 
     def say(self, text: str) -> None:
         """Print one line."""
         # JupyterLab shows stderr in red, as if something had gone wrong.
         print(text, file=sys.stdout if in_jupyter() else sys.stderr, flush=True)
 
-    def advance(self) -> None:
-        """Count one finished run."""
-        self.done += 1
+    def _amount(self) -> str:
+        return f"{self.title}: {round(self.done, 1)} of {round(self.total, 1)} {self.unit}"
+
+    def advance(self, amount: float = 1) -> None:
+        """Count one finished run, or another amount; a negative one is to be done again."""
+        self.done += amount
+        self._new += max(0, amount)
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update()
-        elif now - self._spoken >= LINE_SECONDS and self.done < self.total:
+            self._bar.update(amount)
+        elif amount > 0 and now - self._spoken >= LINE_SECONDS and self.done < self.total:
             self._spoken = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            self.say(f"{self.title}: {self.done} of {self.total} runs, about {duration(left)} left")
+            left = (now - self._started) / self._new * (self.total - self.done)
+            self.say(f"{self._amount()}, about {duration(left)} left")

@@ -1,54 +1,74 @@
-"""Regenerates the numbers in README.md from the paper report and the benchmark: `python -m deepnets_utils.readme`."""
+"""Regenerates the numbers in README.md from the reports and the benchmark: `python -m deepnets_utils.readme`."""
 
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from deepnets_utils import paths, printing, summaries
+from deepnets_utils.published import OTHER_SCALE
+from deepnets_utils.statistics import VERDICTS
 
 BENCHMARK = paths.ROOT / "data" / "benchmarks" / "cpu.json"
 PICTURES = paths.ROOT / "figures" / "readme"
 
 
-def _report() -> Path:
-    return paths.output_root() / "reports" / "paper"
+def _reports() -> Path:
+    return paths.output_root() / "reports"
 
 
 def claims() -> str:
-    """Return the Markdown of the paper report's verdicts: a line a claim and protocol that is decided."""
-    found = [(each["study"], claim) for each in summaries.read_all(_report()) for claim in each["claims"]]
-    lines = []
-    for study, claim in found:
-        if claim["verdict"] in ("supported", "contradicted"):
+    """Return the Markdown of the verdicts, each at the largest scale that has the runs, that are decided or lean."""
+    found, lines = summaries.claims(_reports() / "paper"), []
+    for claim in found:
+        if claim["verdict"] in VERDICTS[:4]:
             statement = f"{claim['statement']} ({claim['protocol']})".removesuffix(" ()")
-            lines.append([study[:2], statement, claim["verdict"], *printing.effect(claim), str(claim["n"])])
-    undecided, few = (sum(claim["verdict"] == word for _, claim in found) for word in ("undecided", "too few runs"))
-    table = _table(["study", "claim (protocol)", "verdict", "effect", "95 %", "n"], lines)
-    others = f"{undecided} are undecided with the runs that there are, {few} have too few runs"
-    return f"{table}\n\nOf the other verdicts {others}."
+            numbers = [printing.comparisons(claim), *printing.effect(claim), str(claim["n"])]
+            lines.append([claim["study"][:2], statement, claim["profile"], claim["verdict"], *numbers])
+    table = _table(["study", "claim (protocol)", "scale", "verdict", "comparisons", "effect", "95 %", "n"], lines)
+    undecided, untried, few = (sum(claim["verdict"] == word for claim in found) for word in VERDICTS[4:])
+    others = f"{undecided} are undecided with the runs that there are, {untried} cannot be tried by runs so short"
+    return f"{table}\n\nOf the other verdicts {others}, {few} have too few runs."
 
 
 def results() -> str:
-    """Return the Markdown of all tables of the paper report: a line each, then every compared cell with runs."""
+    """Return the Markdown of the tables of all scales: a line each, then every compared cell with runs.
+
+    Of scales below paper's only the tables that are not the documents' own scale: the others are in paper's.
+    """
     overview, details = [], []
-    for summary in summaries.read_all(_report()):
-        number = summary["study"][:2]
-        for table in summary["tables"]:
-            lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
-            frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
-            waiting = table["missing"] + table["too few runs"]
-            agree = f"{table['agrees']} of {table['cells']}"
-            agree += f" ({waiting} missing or too few runs)" if waiting else ""
-            overview.append([table["title"], f"`make report STUDY={number} PROFILE=paper`", agree])
-            shown = (frame["verdict"] != "missing") & ((frame["verdict"] != "") | (frame["n"] != "0"))
-            if len(stored := frame[shown]):
-                title = f"<details><summary>{number}, {table['title']}: every cell that has runs</summary>"
-                details.append(f"{title}\n\n{_cells(stored)}\n\n</details>\n")
+    for profile in summaries.SCALES:
+        for summary in summaries.read_all(_reports() / profile):
+            for table in summary["tables"]:
+                if profile == "paper" or table[OTHER_SCALE]:
+                    command = f"make report STUDY={summary['study'][:2]} PROFILE={profile}"
+                    overview.append([table["title"], f"`{command}`", _agreement(table)])
+                    details += _details(summary, table)
     return "\n".join([_table(["table", "command", "cells that agree"], overview), "", *details])
+
+
+def _agreement(table: Mapping[str, Any]) -> str:
+    if table[OTHER_SCALE]:
+        return "; ".join(filter(None, (f"{table[OTHER_SCALE]} of another scale", table["likeness"])))
+    waiting = table["missing"] + table["too few runs"]
+    agree = f"{table['agrees']} of {table['cells']}"
+    return agree + (f" ({waiting} missing or too few runs)" if waiting else "")
+
+
+def _details(summary: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
+    """Return a folded table of the cells that have runs, in a list that is empty where none has."""
+    lines = io.StringIO("\n".join([table["columns"], *table["rows"]]))
+    frame = pd.read_csv(lines, keep_default_na=False, dtype=str)
+    stored = frame[(frame["verdict"] != "missing") & ((frame["verdict"] != "") | (frame["n"] != "0"))]
+    title, scale = f"{summary['study'][:2]}, {table['title']}", ""
+    if table[OTHER_SCALE]:
+        title, scale = f"{title}, profile {summary['profile']}", f"{summary['scale']}\n\n"
+    opened = f"<details><summary>{title}: every cell that has runs</summary>"
+    return [f"{opened}\n\n{scale}{_cells(stored.replace(OTHER_SCALE, ''))}\n\n</details>\n"] if len(stored) else []
 
 
 def speeds() -> str:

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import FileLock
+from filelock import AcquireReturnProxy
 
 from deepnets_utils import html, paths
 from deepnets_utils.execution import execute, keep_failed
-from deepnets_utils.files import write_text, write_whole
+from deepnets_utils.files import locked, write_text, write_whole
 from deepnets_utils.parameters import (
     check_parameters,
     notebook_path,
@@ -37,7 +37,7 @@ from deepnets_utils.parameters import (
     study_names,
 )
 from deepnets_utils.progress import duration
-from deepnets_utils.summaries import read, read_all
+from deepnets_utils.summaries import claims, read, read_all, scales
 from deepnets_utils.workers import resolve
 
 
@@ -62,10 +62,9 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     study, declared = notebook.stem, read_parameters(notebook)
     values = check_parameters(declared, given)
     folder = report_folder(values, declared)
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{study}.partial.ipynb"
     _say(f"{study}, {folder.name}: running")
-    with FileLock(folder / f".{study}.lock"):
+    with locked(folder / f".{study}.lock"):
         started, token, source = time.monotonic(), secrets.token_hex(8), _digest(notebook)
         try:
             error = execute(notebook, partial, given, token)
@@ -105,12 +104,15 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
 
     Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time, and in quick
     on a CPU, too, each with its share of the CPUs, unless `workers` is given; else one after the other, for each uses
-    all workers. What reads the others' results comes last, here and in the outcomes.
+    all workers. So it is profile by profile. What reads the others' results comes last, here and in the outcomes.
     Raises ParameterError as `make_report` does, and ChildProcessError when one of several processes is killed.
     """
     last = [job for job in jobs if reads_others(notebook_path(job[0]))]
-    if 0 < len(last) < len(jobs):
-        groups = [job for job in jobs if job not in last], last
+    groups = [[job for job in jobs if job not in last], last]
+    if not all(groups):
+        profiles = dict.fromkeys(values.get("profile") for _, values in jobs)
+        groups = [[job for job in jobs if job[1].get("profile") == profile] for profile in profiles]
+    if len(groups) > 1:
         return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
     cpus, settings = resolve("cpu", 0)[1], [values for _, values in jobs]
     together = min(len(jobs), cpus)
@@ -145,22 +147,26 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def pages_lock(folder: Path) -> FileLock:
-    """Return the lock of a profile's pages: one report writes a page while another puts links into it."""
-    return FileLock(folder.parent / ".pages.lock")
+def pages_lock(folder: Path) -> AcquireReturnProxy:
+    """Return the held lock of a profile's pages: one report writes a page while another puts links into it."""
+    return locked(folder.parent / ".pages.lock")
 
 
 def write_indexes(folder: Path) -> None:
-    """Write a profile's index.html, the links between its pages, and the list of profiles above it."""
+    """Write a profile's index.html, the links between its pages, and the list of profiles above it.
+
+    Where claims are judged together with another profile's, also of that one.
+    """
     with pages_lock(folder):
-        rows = [study_row(folder, study) for study in study_names()]
-        pages = [row["study"] for row in rows if row["page"]]
-        for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
-            page = (folder / f"{study}.html").read_text(encoding="utf-8")
-            linked = html.navigation(page, before, after)
-            if linked != page:
-                write_text(folder / f"{study}.html", linked)
-        write_text(folder / "index.html", html.index_page(folder.name, rows, notebooks=True))
+        for place in filter(Path.exists, scales(folder)):
+            rows = [study_row(place, study) for study in study_names()]
+            pages = [row["study"] for row in rows if row["page"]]
+            for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+                page = (place / f"{study}.html").read_text(encoding="utf-8")
+                linked = html.navigation(page, before, after)
+                if linked != page:
+                    write_text(place / f"{study}.html", linked)
+            write_text(place / "index.html", html.index_page(place.name, rows, claims(place), notebooks=True))
         profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
         write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
@@ -183,7 +189,8 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         source = _digest(notebook_path(study))
         status = "older notebook" if status == "ok" and page.get("notebook", source) != source else status
         if status == "ok" and reads_others(notebook_path(study)):
-            newest = max(datetime.fromisoformat(other["finished_at"]) for other in read_all(folder))
+            others = [other for place in scales(folder) for other in read_all(place) if other["study"] != study]
+            newest = max(datetime.fromisoformat(each["finished_at"]) for each in [summary, *others])
             status = "ok" if datetime.fromisoformat(summary["finished_at"]) >= newest else "older than others"
     title = summary.get("title") or read_title(notebook_path(study))
     if summary:
@@ -204,23 +211,30 @@ def _digest(notebook: Path) -> str:
 
 
 def write_zip(folder: Path) -> Path:
-    """Write reports/<profile>.zip: pages, tables and figures of a profile, with links that hold anywhere."""
-    root = paths.output_root()
-    rows = [study_row(folder, study) for study in study_names()]
-    files = {folder / f"{row['study']}.html" for row in rows if row["page"]} | set(folder.glob("tables/*.csv"))
-    for summary in (row["summary"] for row in rows if row["summary"]):
-        for figure in summary["figures"]:
-            picture = Path(os.path.normpath(folder / figure["file"]))
-            files |= set(picture.parent.glob(f"{picture.stem}.*"))
-    target = folder.with_name(f"{folder.name}.zip")
+    """Write reports/<profile>.zip: pages, tables and figures of a profile, with links that hold anywhere.
+
+    So where claims are judged together with another profile's, its pages are in there, too.
+    """
+    root, target = paths.output_root(), folder.with_name(f"{folder.name}.zip")
+    places = [place for place in scales(folder) if place.exists()]
+    rows = {place: [study_row(place, study) for study in study_names()] for place in places}
+    files: set[Path] = set()
+    for place in places:
+        files |= {place / f"{row['study']}.html" for row in rows[place] if row["page"]}
+        files |= set(place.glob("tables/*.csv"))
+        for summary in (row["summary"] for row in rows[place] if row["summary"]):
+            for figure in summary["figures"]:
+                picture = Path(os.path.normpath(place / figure["file"]))
+                files |= set(picture.parent.glob(f"{picture.stem}.*"))
 
     def write(stream: Any) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(files):
                 archive.write(file, f"deepnets/{file.relative_to(root)}")
-            index = html.index_page(folder.name, rows, notebooks=False)
-            archive.writestr(f"deepnets/reports/{folder.name}/index.html", index)
-            archive.writestr("deepnets/reports/index.html", html.profiles_page([_profile_row(folder)]))
+            for place in places:
+                index = html.index_page(place.name, rows[place], claims(place), notebooks=False)
+                archive.writestr(f"deepnets/reports/{place.name}/index.html", index)
+            archive.writestr("deepnets/reports/index.html", html.profiles_page(list(map(_profile_row, places))))
 
     write_whole(target, write)
     return target
@@ -232,7 +246,7 @@ def _profile_row(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.name,
         "statuses": {word: statuses.count(word) for word in dict.fromkeys(statuses)},
-        "verdicts": html.count_verdicts(rows),
+        "verdicts": html.count_verdicts(claims(folder)),
         "newest": max((row["page"]["at"] for row in rows if row["page"]), default="no page yet"),
     }
 

@@ -15,6 +15,7 @@ from deepnets_utils.datasets import CANONICAL
 
 LOOP_VERSION = 1  # raised by hand when the training loop's numbers change
 SCHEMA = 1  # of a stored record
+GPUS = ("NVIDIA", "Tesla", "Quadro", "GeForce", "AMD Instinct", "AMD Radeon")  # as CUDA's and ROCm's names begin
 
 SPECS = ("task", "model", "schedule", "augmentation")  # the fields of a Run that are Specs
 
@@ -109,7 +110,8 @@ class Run:
     same batches in every epoch). augmentation: from `augmentation(name, **options)`, of the training images.
     evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
     watch_test: measure the test split after every epoch, too. keep_best: measure it also with the weights of the
-    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast).
+    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast,
+    in training; what is measured and a teacher's logits are float32).
     gradient_steps: steps from the first on whose gradients' norms are recorded, from 0.
     teacher: the Run of the network whose outputs the task learns from.
     seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
@@ -214,8 +216,9 @@ class Result:
     measured before that step, after an epoch, was not).
     metrics: name to number or list of numbers at the end; of a run that diverged only what a range test found
     (learning_rate, and range_test_losses, one a step).
-    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, threads, path,
-    versions, data_fingerprint, finished_at.
+    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, device_kind, processor
+    (vendor, family and model, as Linux numbers them), cpu_capability (the vector instructions that torch uses),
+    threads, path, versions, data_fingerprint, finished_at; older records lack processor and cpu_capability.
     """
 
     run: Run
@@ -224,6 +227,12 @@ class Result:
     history: dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     diverged_at_step: int | None = None
+
+    @property
+    def device_kind(self) -> str:
+        """The kind of device that it was trained on, "cpu" or "cuda"; of an older record the device's name tells."""
+        named = "cuda" if self.provenance.get("device", "").startswith(GPUS) else "cpu"
+        return self.provenance.get("device_kind", named)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record: plain data with NaN as null, the schema, the digest and a checksum of all that."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from deepnets_utils.published import Claim
 
 Cell = float | Sequence[float] | np.ndarray
+VERDICTS = (  # the last two are a study's: of a claim that its runs cannot try, and of one without enough of them
+    *("supported", "contradicted", "leans", "leans against", "undecided"),
+    *("not tried", "too few runs"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,14 @@ def difference_interval(
     return mean - other - half, mean - other + half
 
 
+def mean_of_others(mean: float, n: int, one: float) -> float:
+    """Return the mean of the other n - 1 of n numbers with this mean, one of which is `one`.
+
+    Where no number is below 0, as losses are, and this is, `one` was none of them.
+    """
+    return (n * mean - one) / (n - 1)
+
+
 def smallest_significant(n: int, claims: int = 1, alpha: float = 0.05) -> float:
     """Return how many standard deviations two means of n runs each must be apart for Welch's one-sided test.
 
@@ -117,10 +129,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: supported, contradicted or undecided. effect: of the deciding pair (the weakest, or the most
-    opposite when contradicted), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio"
-    (lhs / rhs) of means, NaN where a run did not reach its time. n: fewest finished runs in a pair that has any, of
-    which one reached its time; comparisons: the number of those pairs. p-values are corrected in claim and family."""
+    """verdict: one of VERDICTS. effect: of the deciding pair (the weakest, or the most opposite when the verdict is
+    against the claim), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio" (lhs / rhs) of means,
+    NaN where a run did not reach its time. n: fewest finished runs in a pair that has any, of which one reached its
+    time; comparisons: the number of those pairs, pointing: how many of them point the claimed way by their means,
+    shown: how many of these are significant alone, uncorrected. The p-values are corrected in claim and family."""
 
     id: str
     protocol: str
@@ -132,6 +145,8 @@ class Verdict:
     pair: str
     n: int
     comparisons: int
+    pointing: int
+    shown: int
     p_supported: float
     p_contradicted: float
     note: str
@@ -143,6 +158,7 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     - A claim is supported when all its pairs are (its p is the largest of theirs), contradicted when at least
       one pair shows the opposite (its p is the smallest of theirs times their number). Contradicted goes
       first: not_less is not supported while a pair is significantly less, however small the step.
+    - One that would be so if it were the only claim, and is not after Holm's correction, leans, or leans against.
     - A missing pair, one with a cell of fewer than two finished runs, or one in which no run reached its time, neither
       supports nor contradicts; a claim with no other pairs is no part of the family.
     - Diverged runs stay out of means, so evidence that a side is better is withheld (p = 1) where one of its
@@ -160,23 +176,26 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     claims = [_pairs(question) for question in questions]
     supported = [max(pair.p_supported for pair in pairs) for pairs in claims]
     contradicted = [min(1.0, len(pairs) * min(pair.p_contradicted for pair in pairs)) for pairs in claims]
+    corrected = contradicted[:], supported[:]
     family = [i for i, pairs in enumerate(claims) if any(pair.n > 1 for pair in pairs)]
-    for p_values in (supported, contradicted):
+    for p_values in corrected:
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             p_values[i] = p
     verdicts = []
-    for question, pairs, p_for, p_against in zip(questions, claims, supported, contradicted, strict=True):
+    for question, pairs, *p_values in zip(questions, claims, *corrected, contradicted, supported, strict=True):
         claim, known = question.claim, [pair for pair in pairs if pair.n] or pairs
-        word, decides = "undecided", max(known, key=lambda pair: (pair.p_supported, -pair.slack))
-        if p_against <= alpha:
-            word, decides = "contradicted", min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
-        elif p_for <= alpha:
-            word = "supported"
+        steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
+        word = next((word for word, p in steps if p <= alpha), "undecided")
+        if word in ("contradicted", "leans against"):
+            decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+        else:
+            decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
         scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
         effect = decides.ratio() if scale == "ratio" else decides.difference()
         n, note = min(pair.n for pair in known), _note(question)
         about = (claim.id, question.protocol, word, *effect, scale, decides.name)
-        verdicts.append(Verdict(*about, n, len(known), p_for, p_against, note))
+        counts = len(known), sum(pair.points for pair in known), sum(pair.p_supported <= alpha for pair in known)
+        verdicts.append(Verdict(*about, n, *counts, p_values[1], p_values[0], note))
     return verdicts
 
 
@@ -197,6 +216,7 @@ def _pairs(question: Question) -> list["_Pair"]:
         for_it = [pair.test(*test, better, inclusive) for test in shown]
         against = [pair.test(*test, better, inclusive=False) for test in opposite]
         pair.p_supported, pair.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
+        pair.points = pair.slack > 0 or (inclusive and pair.slack == 0)
         pair.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
         if pair.exact:  # a number that does not show the claim refutes it
             pair.p_supported = float(pair.p_supported == 1 or pair.p_contradicted == 0)
@@ -210,7 +230,7 @@ class _Pair:
     That is where one is empty, or no run of both reached its time.
     """
 
-    p_supported, p_contradicted, slack = 1.0, 1.0, 0.0
+    p_supported, p_contradicted, slack, points = 1.0, 1.0, 0.0, False
 
     def __init__(self, question: Question, lhs: str, rhs: str) -> None:
         left, right = _cell(question, lhs), _cell(question, rhs)

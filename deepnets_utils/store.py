@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from deepnets_utils import paths
 from deepnets_utils.datasets import CANONICAL
-from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.files import locked, move_aside, warn, write_whole
 from deepnets_utils.runs import Result, Run, canonical
 
 PART_SECONDS = 3600.0
@@ -48,7 +47,7 @@ class Store:
                 raise ValueError("it is the record of another run")
             return result
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"record {path.name} is not used: {error}; {move_aside(path)}", stacklevel=2)
+            warn(f"record {path.name} is not used: {error}; {move_aside(path)}")
             return self._published.get(run.digest)
 
     def put(self, result: Result) -> None:
@@ -62,15 +61,11 @@ class Store:
         self.checkpoint(result.run).unlink(missing_ok=True)
 
     def claim(self, run: Run) -> FileLock | None:
-        """Return a held lock on a run, or None when another process holds it; released by its death too."""
-        path = self.folder / "claims" / f"{run.digest}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        """Return a held lock on a run (see `locked`), or None when another process holds it."""
         try:
-            lock.acquire(timeout=0)
+            return locked(self.folder / "claims" / f"{run.digest}.lock", timeout=0).lock
         except Timeout:
             return None
-        return lock
 
     def release(self, claim: FileLock) -> None:
         """Let go of the claim on a run whose record is stored, and remove its file.
@@ -104,7 +99,7 @@ class Store:
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             return True
         text = f"weights {path.name} are not used: the checksum does not match the content"
-        warnings.warn(f"{text}; {move_aside(path)}", stacklevel=2)
+        warn(f"{text}; {move_aside(path)}")
         return False
 
     def results(self) -> Iterator[Result]:
@@ -136,7 +131,7 @@ def read_records(file: Path) -> Iterator[Result]:
         try:
             yield _read(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"{file.name}, line {number} is not used: {error}", stacklevel=2)
+            warn(f"{file.name}, line {number} is not used: {error}")
 
 
 def write_records(file: Path, results: Iterable[Result]) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
-from deepnets_utils import data, paths, printing, published, statistics, summaries
+from deepnets_utils import data, files, paths, printing, published, statistics, summaries
 from deepnets_utils.cells import Cells, Label, costs
 from deepnets_utils.estimates import estimates
 from deepnets_utils.files import write_text, write_whole
@@ -28,6 +28,7 @@ from deepnets_utils.parameters import (
     report_folder,
     report_label,
 )
+from deepnets_utils.published import OTHER_SCALE
 from deepnets_utils.runs import Run, canonical
 from deepnets_utils.store import Store
 from deepnets_utils.sweep import sweep
@@ -47,7 +48,7 @@ class Study:
         notebook = notebook_path(name)
         declared = read_parameters(notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
-        self.parameters = check_parameters(declared, given | injected(namespace))
+        self.parameters = check_parameters(declared, given | injected(namespace, declared))
         self.name, self.title = name, read_title(notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
@@ -58,9 +59,10 @@ class Study:
         self.figures_folder = paths.output_root() / "figures" / self.folder.name
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
+        files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
         self.banner = self._why = ""
-        self._settings = SimpleNamespace()
+        self._settings, self._paper = SimpleNamespace(), {}
         self._data: dict[str, str] = {}
         self._sweeps: dict[str, Cells] = {}
         self._trained = 0
@@ -76,9 +78,14 @@ class Study:
 
         The report shows them as the notebook leaves them.
         """
-        chosen = profiles[self.profile]
+        chosen, self._paper = profiles[self.profile], profiles["paper"]
         self._settings = SimpleNamespace(**{name: self.parameters.get(name) or value for name, value in chosen.items()})
         return self._settings
+
+    @property
+    def scale(self) -> str:
+        """In words, which settings make this another scale than the document's; "" at its own, with few seeds, too."""
+        return printing.scale(vars(self._settings), self._paper)
 
     def dataset(self, name: str) -> str:
         """Return the data set to train on: `name`, or the embedded one in its place.
@@ -117,8 +124,9 @@ class Study:
             if self.profile == "quick" and not self._has_real_page():
                 self._why = str(error)
                 return data.embedded(name)
-            print(f"{error}\nStored runs are shown, nothing is trained.")
-            self.train = "never"
+            print(text := f"{error}. Stored runs are shown, nothing is trained.")
+            files.notes.append(text)
+            self.train = self.parameters["train"] = "never"
         return name
 
     def _has_real_page(self) -> bool:
@@ -161,18 +169,27 @@ class Study:
     ) -> pd.DataFrame:
         """Return published beside own numbers for printing, and keep them for the report and the verdicts.
 
+        Where ours were trained at another scale, show above them how like they are, and a table's first time at which.
+
         values: protocol ("" where there is one only) -> (row, column) -> one value per run, NaN for a diverged
         one; a plain number is exact. source, table, metric: as in data/published/results.csv. form: how our numbers
         are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
-        texts = []
+        texts, alike = [], {}
         for protocol, cells in values.items():
             exact = all(np.ndim(cell) == 0 for cell in cells.values())
-            frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact)
+            other = {"other_scale": bool(self.scale) and not exact}
+            frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact, **other)
             self._tables.setdefault((source, table), {}).setdefault(protocol, {})[metric] = frame
             self.keep(cells, table, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             texts.append(text.drop(columns="published") if texts else text)
+            if frame["verdict"].eq(OTHER_SCALE).any():
+                alike[protocol] = published.likeness(frame)
+        if alike:
+            said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
+            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, table].values())
+            display(Markdown("\n\n".join(said if others else [self.scale, *said])))
         return pd.concat(texts, axis=1).fillna("")
 
     def keep(self, cells: Mapping[Label, Any], table: str, metric: str, protocol: str = "") -> None:
@@ -181,11 +198,15 @@ class Study:
         known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
 
     def agreement(self, source: str, table: str) -> pd.DataFrame:
-        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means."""
+        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means.
+
+        At another scale than the document's also how many are of that, of which none agrees or differs.
+        """
         lines = {}
         for protocol, frame in self._by_protocol(source, table).items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
             counts = summaries.counts(frame["verdict"])
+            counts |= {OTHER_SCALE: frame["verdict"].eq(OTHER_SCALE).sum()} if self.scale else {}
             lines[protocol] = {"cells": int(frame["verdict"].ne("").sum())} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
@@ -193,20 +214,27 @@ class Study:
         of_table = self._tables[source, table]
         return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
 
-    def judge(self, claims: Sequence[str], protocols: Sequence[str] = ("",)) -> pd.DataFrame:
+    def judge(
+        self, claims: Sequence[str], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
+
+        untried: claim -> why the runs of this scale cannot try it; it is not judged and no part of the family.
 
         The means must have been kept by `compare` or `keep` under the claim's metric. A protocol tries a claim when
         each of its left-hand sides that was kept under any protocol was kept under this one.
         """
-        self._verdicts = []
+        self._verdicts, untried = [], untried or {}
+        if unknown := untried.keys() - set(claims):
+            raise ValueError(f"untried claims are among those that are judged, {', '.join(claims)}; not {unknown}")
         asked = [published.claim(name) for name in claims]
         questions = []
         for claim in asked:
             kept = {protocol: self._values.get((protocol, claim.metric), {}) for protocol in protocols}
             sides = {lhs for lhs, _ in claim.pairs if any(lhs in cells for cells in kept.values())}
             tried = [protocol for protocol in protocols if sides and sides <= kept[protocol].keys()]
-            questions += [statistics.Question(claim, kept[p], p) for p in tried or protocols[:1]]
+            cells_of = {p: {} if claim.id in untried else kept[p] for p in tried or protocols[:1]}
+            questions += [statistics.Question(claim, cells, protocol) for protocol, cells in cells_of.items()]
         statements = {claim.id: claim for claim in asked}
         for verdict in statistics.judge(questions):
             claim = statements[verdict.id]
@@ -214,7 +242,9 @@ class Study:
             if verdict.scale == "difference":
                 points = claim.metric.endswith(("accuracy", "error"))
                 about["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
-            if verdict.verdict == "undecided" and verdict.n < 2:
+            if verdict.id in untried:
+                about |= {"verdict": "not tried", "note": untried[verdict.id]}
+            elif verdict.verdict == "undecided" and (verdict.n < 2 or verdict.comparisons < len(claim.pairs)):
                 about["verdict"] = "too few runs"
             self._verdicts.append(asdict(verdict) | about)
         return printing.verdicts(self._verdicts)
@@ -262,7 +292,7 @@ class Study:
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
         known = itertools.chain(results.values(), self.store.results())
-        times = estimates(missing, known) if missing else []
+        times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         cost = costs(self._sweeps, seconds)
         write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
@@ -276,7 +306,9 @@ class Study:
             "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
             "parameters": self.parameters,
             "settings": vars(self._settings),
+            "scale": self.scale,
             "banner": self.banner,
+            "notes": list(dict.fromkeys(files.notes)),
             "data": [
                 {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
                 for name, fingerprint in self._data.items()
@@ -287,6 +319,7 @@ class Study:
                 "missing": len(missing),
                 "missing_seconds": float(np.nansum(times)),
                 "missing_unknown": int(np.isnan(times).sum()),
+                "missing_on": self.device,
                 "later": later,
                 "trained": self._trained,
                 "diverged": sum(result.status == "diverged" for result in results.values()),

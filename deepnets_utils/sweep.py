@@ -4,9 +4,11 @@ import collections
 import contextlib
 import functools
 import math
+import re
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +19,8 @@ from filelock import FileLock
 from deepnets_utils.estimates import estimate, images_seen
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.progress import Reporter, duration
-from deepnets_utils.runs import LOOP_VERSION, Result, Run
+from deepnets_utils.runs import LOOP_VERSION, Result, Run, canonical
+from deepnets_utils.signals import TERMINATED, Terminated, handled, terminated
 from deepnets_utils.store import Store
 from deepnets_utils.workers import (
     InProcess,
@@ -37,6 +40,7 @@ MANY_IMAGES = 20e6  # seen in training, from which on a sweep of unknown time ma
 POLL_SECONDS = 0.5
 HERE = (InProcess, WorkerProcess)
 LOST = "the executor gave its calls up: its scheduler was closed or cannot be reached"
+NO_MEMORY = re.compile("MemoryError|out of memory|allocate memory|ALLOC_FAILED")  # of torch, CUDA and its libraries
 IN_FLIGHT = 256  # runs that an Executor is sent at once: each holds a file open, many systems allow 1,024
 
 
@@ -75,7 +79,9 @@ def sweep(
     weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...)
     gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
     writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest: after the first
-    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows.
+    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows. After
+    SIGTERM they save a checkpoint at the end of their epoch, and Terminated follows; those that train as one network
+    have none and are finished.
     Raises ValueError for an impossible train or workers, ParameterError for runs of another training loop, and
     SweepTooLong, before anything is trained, OSError when a record cannot be written, TrainingFailed (from the first
     error) after all other runs are done.
@@ -92,40 +98,50 @@ def sweep(
         if outdated := {run.loop_version for run in missing} - {LOOP_VERSION}:
             raise ParameterError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
-        phases, teachers = _phases(missing, store)
-        again = [run for run in teachers.values() if run.digest not in unique or results[run.digest]]
-        missing += again
+        new = len(missing)
+        missing, teachers = _with_teachers(missing, store)
+        again = len(missing) - new
         workers = min(workers, len(missing))
-        text = f"{len(missing) - len(again)} of {len(unique)} runs to train on {device}, {workers} at a time"
-        text += f", and {len(again)} teachers whose weights are not here" if again else ""
-        seconds = estimate(missing, store.results()) / workers
+        text = f"{new} of {len(unique)} runs to train on {device}, {workers} at a time"
+        text += f", and {again} teachers whose weights are not here" if again else ""
+        seconds = estimate(missing, store.results(), device) / workers
+        time = f"about {duration(seconds)}"
+        if math.isnan(seconds):
+            time = f"nothing alike is stored that was trained on {device}, to tell the time from"
         if too_long(missing, seconds) and not yes:
-            known = not math.isnan(seconds)
-            time = f"about {duration(seconds)}" if known else "nothing alike is stored to tell the time from"
             raise SweepTooLong(
                 f"{title}: {text}, {time}: more than two hours need the parameter yes = True "
                 "(--yes on the command line)"
             )
         with (
-            Reporter(len(missing), title, f"{text}, {duration(seconds)}") as reporter,
+            Reporter(len(missing), title, f"{text}, {time}") as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)
-            for phase in phases:
-                here = [run for run in phase if run.local]
-                elsewhere = [run for run in phase if not run.local]
-                if executor is None and workers == 1:
-                    here, elsewhere = phase, []
-                elif here:
-                    reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
-                if elsewhere:
-                    taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
-                    results |= driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
-                results |= driver.train(here, [InProcess()])
+            alone = executor is None and workers == 1
+            here = [run for run in missing if run.local or alone]
+            elsewhere = [run for run in missing if not (run.local or alone)]
+            if here and elsewhere:
+                reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
+            if elsewhere:
+                taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
+                results |= driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
+            results |= driver.train(here, [InProcess()])
         if driver.failures:
             text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
             raise TrainingFailed(text) from driver.failures[0][1]
     return [results[run.digest] for run in runs]
+
+
+def in_rounds(runs: Iterable[Run]) -> list[Run]:
+    """Return the first run of every cell, then the second, and so on; runs of a cell differ in their seeds alone."""
+    places: collections.Counter[str] = collections.Counter()
+    rounds: dict[int, list[Run]] = collections.defaultdict(list)
+    for run in {run.digest: run for run in runs}.values():
+        cell = canonical({name: value for name, value in run.to_json().items() if name not in ("seed", "data_seed")})
+        rounds[places[cell]].append(run)
+        places[cell] += 1
+    return [run for number in sorted(rounds) for run in rounds[number]]
 
 
 def too_long(runs: Iterable[Run], seconds: float) -> bool:
@@ -147,33 +163,40 @@ class Driver:
     ) -> None:
         self.store, self.trainer, self.device, self.reporter, self.stop = store, trainer, device, reporter, stop
         self.teachers = teachers
+        self.unfinished = set(teachers)  # their students wait
         self.failures: list[tuple[Run, BaseException]] = []
 
     def train(self, runs: list[Run], executors: list[Executor]) -> dict[str, Result]:
         """Return the Results by digest. What another sweep holds is awaited and taken from the store.
 
-        Once `stop` is set, what is in flight is finished, no more.
+        Once `stop` is set, what is in flight is finished (after SIGTERM: its epoch), no more.
         """
         queue = collections.deque(groups(self.trainer, runs, self.device))
         attempts: collections.Counter[str] = collections.Counter()
         claims: dict[str, FileLock] = {}
-        flying: dict[Future, tuple[list[Run], Executor]] = {}
+        flying: dict[Future, tuple[bool, list[Run], Executor]] = {}
         free = list(executors)
         results: dict[str, Result] = {}
         waiting = False
 
         def settle(run: Run, result: Result) -> None:
             results[run.digest] = result
+            self.unfinished.discard(run.digest)
             self.store.release(claims.pop(run.digest))
             self.reporter.advance()
 
         try:
             while flying or (queue and not self.stop.is_set()):
+                before, students = len(results), []  # these wait for their teacher
                 for _ in range(len(queue)):
                     if self.stop.is_set() or not free or len(claims) >= IN_FLIGHT:
                         break
                     group, awaited = [], []
-                    for run in queue.popleft():
+                    stacked, part = queue.popleft()
+                    if any(run.teacher is not None and run.teacher.digest in self.unfinished for run in part):
+                        students.append((stacked, part))
+                        continue
+                    for run in part:
                         if (claim := self.store.claim(run)) is None:
                             awaited.append(run)
                             continue
@@ -182,32 +205,35 @@ class Driver:
                             settle(run, stored)
                         else:
                             group.append(run)
-                    queue.extend([awaited] if awaited else [])
+                    queue.extend([(stacked, awaited)] if awaited else [])
                     if group:
                         executor = free.pop()
                         claim = Path(claims[group[0].digest].lock_file)
-                        arguments = (versions(), self.trainer, group, self.device, claim, self._files(group[0]))
-                        flying[executor.submit(call_group, *arguments)] = (group, executor)
+                        files = None if stacked else self._files(group[0])
+                        arguments = (versions(), self.trainer, group, self.device, claim, files)
+                        flying[executor.submit(call_group, *arguments)] = (stacked, group, executor)
+                queue.extendleft(reversed(students))
                 if not flying:
-                    if queue and not waiting:
+                    if queue and not waiting and len(results) == before:
                         waiting = True
-                        self.reporter.say(f"waiting for {sum(map(len, queue))} runs that another sweep is training")
+                        count = sum(len(part) for _, part in queue)
+                        self.reporter.say(f"waiting for {count} runs that another sweep is training")
                     time.sleep(POLL_SECONDS if queue else 0)
                     continue
-                done, _ = wait(flying, POLL_SECONDS if free and queue else None, FIRST_COMPLETED)
+                for *_, executor in flying.values():
+                    if terminated.is_set() and isinstance(executor, WorkerProcess):
+                        executor.terminate()  # each time: it may be one that was started again
+                done, _ = wait(flying, POLL_SECONDS, FIRST_COMPLETED)
                 for future in done:
-                    group, executor = flying.pop(future)
+                    stacked, group, executor = flying.pop(future)
                     free.append(executor)
                     broken = CancelledError(LOST) if future.cancelled() else future.exception()
                     if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
                         raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
-                    if broken is not None and len(group) > 1:
-                        why = f"{type(broken).__name__}: {broken}"
-                        self.reporter.say(f"{len(group)} runs failed together, each is tried alone: {why}")
-                        broken.__traceback__ = None  # it holds what the group had on the device
+                    if isinstance(broken, Terminated) or (broken is not None and stacked):
                         for run in group:
                             claims.pop(run.digest).release()
-                        queue.extendleft([run] for run in reversed(group))
+                        queue.extendleft(reversed(self._smaller(group, broken)) if stacked else [])
                         continue
                     for run, result in zip(group, [None] if broken else future.result(), strict=True):
                         if (error := broken or self._put(result)) is None:
@@ -217,10 +243,11 @@ class Driver:
                         attempts[run.digest] += 1
                         if isinstance(error, BrokenProcessPool) and attempts[run.digest] < ATTEMPTS:
                             self.reporter.say(f"a worker died; its run is tried again: {run}")
-                            queue.appendleft([run])
+                            queue.appendleft((False, [run]))
                             continue
                         if isinstance(error, BrokenProcessPool):
                             error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
+                        self.unfinished.discard(run.digest)  # its students say that they have no teacher
                         self.failures.append((run, error))
         finally:
             # Whatever ends this, nothing goes on for nobody and no claim stays held: a notebook keeps the last
@@ -228,13 +255,26 @@ class Driver:
             for future in flying:
                 future.cancel()
             for worker in (executor for executor in executors if isinstance(executor, WorkerProcess)):
-                if worker in free:
+                if worker in free and not self.stop.is_set():
                     keep_workers([worker])
                 else:
                     worker.shutdown(wait=False)
             for claim in claims.values():
                 claim.release()
         return results
+
+    def _smaller(self, group: list[Run], error: BaseException) -> list[tuple[bool, list[Run]]]:
+        """Return what is tried in place of runs that failed as one network: two halves, or the plain loop of each."""
+        half = len(group) // 2
+        short = isinstance(error, BrokenProcessPool) or NO_MEMORY.search("".join(traceback.format_exception(error)))
+        how = "in two halves" if short and half else "by the plain loop"
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.reporter.say(f"{len(group)} runs failed as one network and are trained {how}: {why}")
+        # They hold what the group had on the device.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        if short and half:
+            return [(True, group[:half]), (True, group[half:])]
+        return [(False, [run]) for run in group]
 
     def _stored(self, run: Run) -> Result | None:
         """Return the record of a run; of one that is trained for its weights only where these are there, too."""
@@ -260,48 +300,51 @@ class Driver:
 
 @contextlib.contextmanager
 def _gently(reporter: Reporter) -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets, and raise KeyboardInterrupt at the end or at the second one.
+    """Give an event that the first Ctrl-C and SIGTERM set, and raise KeyboardInterrupt or Terminated at the end.
 
-    Where Ctrl-C does not raise KeyboardInterrupt (ignored, not the main thread) nothing is changed.
+    The second Ctrl-C raises KeyboardInterrupt at once.
     """
     stop = threading.Event()
 
-    def first(number: int, frame: object) -> None:
+    def say(text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # this process was about to print, too
+            reporter.say(text)
+
+    def interrupt(number: int, frame: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with contextlib.suppress(RuntimeError):  # this process was about to print, too
-            reporter.say("interrupted: what is training is finished and stored; interrupt once more to end now")
+        say("interrupted: what is training is finished and stored; interrupt once more to end now")
 
-    main = threading.current_thread() is threading.main_thread()
-    raises = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if raises:
-        signal.signal(signal.SIGINT, first)
+    def terminate(number: int, frame: object) -> None:
+        if not terminated.is_set():  # a cluster may send it twice
+            say("SIGTERM: what is training saves a checkpoint at the end of its epoch, and ends")
+        stop.set()
+        terminated.set()
+
     try:
-        yield stop
+        with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+            yield stop
     finally:
-        if raises:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        ended = terminated.is_set()
+        terminated.clear()
+    if ended:
+        raise Terminated(TERMINATED)
     if stop.is_set():
         raise KeyboardInterrupt
 
 
-def _phases(missing: list[Run], store: Store) -> tuple[list[list[Run]], dict[str, Run]]:
-    """Return what is trained one after the other, and the teachers, by digest, whose weights are not in the store.
-
-    A run comes a phase after its teacher; whoever waits for none trains beside the teachers, which begin each phase.
-    """
+def _with_teachers(missing: list[Run], store: Store) -> tuple[list[Run], dict[str, Run]]:
+    """Return the missing runs, each after its teacher where its weights are not in the store, and these teachers."""
     lost: dict[str, Run] = {}
+    order: dict[str, Run] = {}
     there = functools.cache(store.has_weights)
 
-    def phase(run: Run) -> int:
-        if run.teacher is None or there(run.teacher):
-            return 0
-        lost[run.teacher.digest] = run.teacher
-        return 1 + phase(run.teacher)
+    def add(run: Run) -> None:
+        if run.teacher is not None and not there(run.teacher):
+            lost[run.teacher.digest] = run.teacher
+            add(run.teacher)
+        order.setdefault(run.digest, run)
 
     for run in missing:
-        phase(run)
-    phases: dict[int, list[Run]] = collections.defaultdict(list)
-    for run in [*lost.values(), *(run for run in missing if run.digest not in lost)]:
-        phases[phase(run)].append(run)
-    return [phases[number] for number in sorted(phases)], lost
+        add(run)
+    return list(order.values()), lost

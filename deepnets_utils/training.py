@@ -25,7 +25,8 @@ from deepnets_utils.randomness import derived_seed
 from deepnets_utils.replicas import group_key, train_replicas
 from deepnets_utils.runs import Result, Run, Spec
 from deepnets_utils.schedules import build_schedule
-from deepnets_utils.tasks import OF_THE_LOSS, Split, Task, build_task
+from deepnets_utils.signals import TERMINATED, Terminated, terminated
+from deepnets_utils.tasks import MAY_DIFFER, Split, Task, build_task
 
 CHECKPOINT_SECONDS = 300.0
 OF_THE_RANGE_TEST = ("learning_rate", "range_test_losses")
@@ -59,13 +60,14 @@ def train(
     images = data.load(run.dataset)
     task: Task = build_task(run.task)
     clock = Clock()
-    extra: dict[str, Any] = {}
+    path = "loop" if run.learning_rate else "estimator"
+    place = torch.device(device if run.learning_rate else "cpu")
+    extra: dict[str, Any] = {"device_kind": place.type}
     with numerics():
         splits = task.splits(images, run.data_seed)
         if run.learning_rate is None:
-            path, outcome = "estimator", fit_estimator(run, task, splits)
+            outcome = fit_estimator(run, task, splits)
         else:
-            path, place = "loop", torch.device(device)
             check_parts(run, task, splits)
             lead, identity = None, run.digest
             if run.teacher is not None:
@@ -79,8 +81,7 @@ def train(
                     for parameter in network.parameters():
                         nn.init.constant_(parameter, math.nan)
                 extra["weights_sha256"] = save_state(weights, {"digest": run.digest, "network": network.state_dict()})
-    origin = provenance(path, "cpu" if path == "estimator" else device, clock, images)
-    return Result(run=run, provenance=origin | extra, **outcome)
+    return Result(run=run, provenance=provenance(path, str(place), clock, images) | extra, **outcome)
 
 
 def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
@@ -100,7 +101,8 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
         tasks = [build_task(run.task) for run in runs]
         own = [splits[run.task, run.data_seed] for run in runs]
         outcomes = list(map(settled, runs, own, train_replicas(runs, tasks, own, device)))
-    origin = provenance("replicas", device, clock, images, len(runs)) | {"replicas": len(runs)}
+    origin = provenance("replicas", device, clock, images, len(runs))
+    origin |= {"replicas": len(runs), "device_kind": torch.device(device).type}
     return [Result(run=run, provenance=dict(origin), **outcome) for run, outcome in zip(runs, outcomes, strict=True)]
 
 
@@ -127,7 +129,7 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
         )
     if run.teacher is not None:
         own, theirs = (
-            (of.task.name, {name: value for name, value in of.task.options if name not in OF_THE_LOSS})
+            (of.task.name, {name: value for name, value in of.task.options if name not in MAY_DIFFER})
             for of in (run, run.teacher)
         )
         if own != theirs:
@@ -285,8 +287,9 @@ def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, A
 class Saving:
     """Writes a run's checkpoint at ends of epochs that lie `seconds` apart, and takes an interrupted run up again.
 
-    file: None for no checkpoints. clock: whose seconds go into the checkpoint. identity: of the run and what it learns
-    from; a checkpoint of another one is not used.
+    After SIGTERM it writes one at the next end of an epoch, and raises Terminated. file: None for no checkpoints.
+    clock: whose seconds go into the checkpoint. identity: of the run and what it learns from; a checkpoint of another
+    one is not used.
     """
 
     def __init__(self, file: Path | None, seconds: float, clock: "Clock", identity: str) -> None:
@@ -298,10 +301,13 @@ class Saving:
             self.clock.add(progress.seconds)
 
     def save(self, progress: Progress, *parts: Any) -> None:
-        if self.file is not None and time.monotonic() - self._saved_at >= self.seconds:
+        ends = terminated.is_set()
+        if self.file is not None and (ends or time.monotonic() - self._saved_at >= self.seconds):
             progress.seconds = self.clock.seconds()
             try:
                 save_checkpoint(self.file, self.identity, progress, *parts)
             except OSError as error:  # no room for weights may well be enough for a record
                 warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=2)
             self._saved_at = time.monotonic()
+        if ends:
+            raise Terminated(TERMINATED)

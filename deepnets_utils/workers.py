@@ -1,14 +1,16 @@
 """Where runs are trained: in this process, in processes of this machine, or wherever an Executor sends them."""
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -20,10 +22,12 @@ from urllib.parse import urlsplit
 from deepnets_utils.datasets import DataError
 from deepnets_utils.parameters import ParameterError
 from deepnets_utils.runs import LOOP_VERSION, Result, Run
+from deepnets_utils.signals import terminated
 
 DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
 SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux's control groups
 GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
 
 _one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
@@ -41,19 +45,19 @@ def versions() -> dict[str, str]:
 
 
 def call_group(
-    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path]
+    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path] | None
 ) -> list[Result]:
-    """Train runs that `groups` put together, one call at a time in a process; this is what an Executor is sent.
+    """Train one run, or several as one network, one call at a time in a process; this is what an Executor is sent.
 
     driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
-    a run without a key reads and writes, by option. A worker that does not see the claim shares no folder with the
-    driver: it trains without checkpoints.
+    one run reads and writes, by option; None for runs that train as one network. A worker that does not see the claim
+    shares no folder with the driver: it trains without checkpoints.
     Raises UnfitWorker, before anything is trained.
     """
     host = f"worker {os.getpid()} on {socket.gethostname()}"
     if versions() != driver:
         raise UnfitWorker(f"{host} has {versions()}, the driver has {driver}: install the same")
-    if not claim.exists():
+    if files and not claim.exists():
         if files.keys() - {"checkpoint"}:
             raise UnfitWorker(f"{host} does not share {claim.parents[1]}: teachers and students need a common folder")
         files = {}
@@ -61,20 +65,25 @@ def call_group(
         with _one_run:
             name, _, function = trainer.partition(":")
             module = importlib.import_module(name)
-            if group_key(trainer, runs[0], device) is None:
-                return [getattr(module, function)(runs[0], device=device, **files)]
-            return module.train_group(runs, device=device)
+            if files is None:
+                return module.train_group(runs, device=device)
+            [run] = runs
+            return [getattr(module, function)(run, device=device, **files)]
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 
 
-def groups(trainer: str, runs: Iterable[Run], device: str) -> list[list[Run]]:
-    """Return the runs in the groups that are trained in one call: those with one key, at most 64, the others alone."""
-    together: dict[Any, list[Run]] = {}
+def groups(trainer: str, runs: Iterable[Run], device: str) -> list[tuple[bool, list[Run]]]:
+    """Return the runs of each call, and whether they train as one network: those with one key, at most 64, do."""
+    together: dict[tuple[bool, Any], list[Run]] = {}
     for run in runs:
         key = group_key(trainer, run, device)
-        together.setdefault(run.digest if key is None else key, []).append(run)
-    return [part[start : start + GROUP] for part in together.values() for start in range(0, len(part), GROUP)]
+        together.setdefault((False, run.digest) if key is None else (True, key), []).append(run)
+    return [
+        (stacked, part[start : start + GROUP])
+        for (stacked, _), part in together.items()
+        for start in range(0, len(part), GROUP)
+    ]
 
 
 def group_key(trainer: str, run: Run, device: str) -> Any:
@@ -120,6 +129,11 @@ class WorkerProcess(Executor):
             self._start()
             return self._pool.submit(call, *args, **kwargs)
 
+    def terminate(self) -> None:
+        """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
+        with contextlib.suppress(OSError):  # it is gone
+            self._lifeline.send_bytes(b"terminated")
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
         self._lifeline.close()
@@ -149,9 +163,13 @@ def _live_with(lifeline: Connection) -> None:
     # The other end is held by the driver alone. It closes when the driver stops the worker and when the driver
     # dies in any way, SIGKILL included; the standard pool's workers would go on for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Of SIGTERM, which a cluster sends to all processes, the driver tells who trains; who does not may go.
+    signal.signal(signal.SIGTERM, lambda *_: _one_run.locked() or os._exit(0))
 
     def watch() -> None:
-        lifeline.poll(None)
+        with contextlib.suppress(EOFError, OSError):
+            while lifeline.recv_bytes():
+                terminated.set()
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -203,8 +221,8 @@ def use_cluster(address: str) -> None:
 def resolve(device: str, workers: int) -> tuple[str, int]:
     """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
 
-    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means each CPU that this process may
-    use, and one on cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
+    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means as many as `usable_cpus`, and one on
+    cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
     Raises ParameterError for other values, and for cuda where there is none.
     """
     if workers < 0:
@@ -222,5 +240,26 @@ def resolve(device: str, workers: int) -> tuple[str, int]:
             raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
         else:
             device = "cpu"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return device, workers or (usable if device == "cpu" else 1)
+    return device, workers or (usable_cpus() if device == "cpu" else 1)
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that this process may use, from 1: those of its affinity, or its share of them by a quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min([affinity, *_quotas()]))
+
+
+def _quotas() -> Iterator[float]:
+    """Yield the CPU quotas, in CPUs, of this process's control groups (a container's, say) and of those above them."""
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 1 names its controllers, version 2 has one tree for all.
+        root, names = (GROUPS / "cpu", ("cfs_quota_us", "cfs_period_us")) if controllers else (GROUPS, ("max",))
+        own = Path(path.strip("/"))
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+                quota, period = " ".join((root / group / f"cpu.{name}").read_text() for name in names).split()
+                if int(quota) > 0:  # version 1 says -1 for none
+                    yield int(quota) / int(period)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_trainer import Drivers
 
-from deepnets_utils import workers
+from deepnets_utils import estimates, workers
 from deepnets_utils.store import Store
 
 # Before torch is imported: networks of this size gain nothing from threads that wait for each other.
@@ -29,10 +29,27 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave nothing in the project's runs/, and count networks anew."""
+    monkeypatch.setattr(estimates, "_an_image", {})
+    if "DEEPNETS_OUTPUT" not in os.environ:
+        monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path / "output"))
+
+
+@pytest.fixture(autouse=True)
 def no_idle_workers() -> Iterator[None]:
     """End the processes that a test's sweeps leave to the next sweep: they hold that test's environment."""
     yield
     workers.end_workers()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """What in_float64.py says."""
+    from in_float64 import in_float64  # late: it imports torch
+
+    with in_float64():
+        yield
 
 
 @pytest.fixture

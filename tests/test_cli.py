@@ -12,8 +12,9 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from deepnets_utils import cli, paths, store, workers
+from deepnets_utils import cli, estimates, paths, store, workers
 from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.estimates import images_seen
 from deepnets_utils.models import model
 from deepnets_utils.models.cost import training_operations
 from deepnets_utils.parameters import ParameterError
@@ -22,7 +23,7 @@ from deepnets_utils.runs import Result, Run, Spec, canonical
 from deepnets_utils.store import Store, read_records
 from deepnets_utils.tasks import task
 
-STANDARD = """profile: str = "quick"  # {smoke, quick, paper} how large
+STANDARD = """profile: str = "quick"  # {smoke, quick, overnight, paper} how large
 train: str = "missing"  # {missing, never} what to train
 data: str = "auto"  # {auto, real, embedded} which data
 device: str = "auto"  # {auto, cpu, cuda} where
@@ -94,10 +95,10 @@ def finish(run: Run, **provenance: object) -> Result:
     ("arguments", "message"),
     [
         ("report 7", "no study is called '7'; there are 01_raising, 02_good"),
-        ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, paper; it is 'fast'"),
-        ("report 2 -p profile=fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
+        ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
+        ("report 2 -p profile=fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
         ("report 2 --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
-        ("report 2 --workers -1", "workers must be a finite number, not below 0; it is -1"),
+        ("report 2 --workers -1", "workers must be from 0 to 10000; it is -1"),
         (
             "report 2 -p sedes=3",
             "no parameter is called 'sedes' (did you mean seeds?); there are profile, train, data,",
@@ -108,7 +109,7 @@ def finish(run: Run, **provenance: object) -> Result:
         ("report 2 -p seeds=1.5", "seeds must be int, not 1.5 (float)"),
         ("report 2 -p seeds", "-p takes NAME=VALUE, not 'seeds'"),
         ("report 2 --profile paper --data embedded", "data must not be embedded in profile paper"),
-        ("plan 2 --profile fast", "profile must be one of smoke, quick, paper"),
+        ("plan 2 --profile fast", "profile must be one of smoke, quick, overnight, paper"),
         ("plan 3", "no study is called '3'"),
         ("train nowhere.jsonl", "nowhere.jsonl cannot be read (No such file or directory)"),
         ("train {list} --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
@@ -116,8 +117,8 @@ def finish(run: Run, **provenance: object) -> Result:
         ("train {older}", "runs of training loop {7}, here it is 1: plan them again"),
         ("list 3", "no study is called '3'"),
         ("data imagenet", "no data set is called 'imagenet'; there are mnist, fashion_mnist, cifar10"),
-        ("publish --profile fast", "profile must be one of smoke, quick, paper; it is 'fast'"),
-        ("status --profile fast", "no profile is called 'fast'; there are paper, quick, smoke"),
+        ("publish --profile fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
+        ("status --profile fast", "no profile is called 'fast'; there are overnight, paper, quick, smoke"),
         ("publish 2", "02_good.runs.jsonl cannot be read"),
     ],
 )
@@ -159,15 +160,17 @@ def made(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[tuple]:
     return calls
 
 
-def test_without_a_profile_quick_is_trained_and_paper_is_shown(deepnets: Deepnets, made: list[tuple]) -> None:
+def test_without_a_profile_quick_is_trained_and_the_large_ones_are_shown(deepnets: Deepnets, made: list[tuple]) -> None:
     code, out, _ = deepnets("report", "2", "-p", "seeds=3", "-p", "rates=0.1, 1e-3", "--workers", "2", "--hide-code")
     given = {"workers": 2, "seeds": 3, "rates": [0.1, 0.001]}
     quick = ("02_good", given | {"profile": "quick"}, True)
-    assert code == 0 and made == [quick, ("02_good", given | {"profile": "paper", "train": "never"}, True)]
-    assert [line.split("/")[-2:] for line in out.split()] == [["quick", "index.html"], ["paper", "index.html"]]
+    shown = [("02_good", given | {"profile": name, "train": "never"}, True) for name in ("overnight", "paper")]
+    assert code == 0 and made == [quick, *shown]
+    pages = [["quick", "index.html"], ["overnight", "index.html"], ["paper", "index.html"]]
+    assert [line.split("/")[-2:] for line in out.split()] == pages
 
 
-def test_embedded_data_mean_no_page_of_profile_paper(deepnets: Deepnets, made: list[tuple]) -> None:
+def test_embedded_data_mean_no_page_of_the_large_profiles(deepnets: Deepnets, made: list[tuple]) -> None:
     deepnets("report", "2", "--data", "embedded")
     assert made == [("02_good", {"data": "embedded", "profile": "quick"}, False)]
 
@@ -184,10 +187,41 @@ def test_train_says_once_that_the_data_are_missing(
     assert deepnets("train", str(project / "lists" / "02_good.runs.jsonl"), "--device", "cpu")[0] == 0
 
 
-@pytest.mark.parametrize("arguments", [("--profile", "paper"), ("-p", "profile=paper")])
-def test_a_profile_that_is_named_is_trained(arguments: tuple, deepnets: Deepnets, made: list[tuple]) -> None:
-    deepnets("report", *arguments, "--yes")
-    assert made == [(study, {"profile": "paper", "yes": True}, False) for study in ("01_raising", "02_good")]
+@pytest.mark.parametrize("profile, yes", [("paper", ()), ("paper", ("--yes",)), ("overnight", ())])
+@pytest.mark.parametrize("option", ["--profile", "-p"])
+def test_a_large_profile_is_planned_trained_in_rounds_and_shown(
+    option: str, profile: str, yes: tuple, deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple] = []
+
+    def train(runs: list[Run], *, store: Store, **options: object) -> None:
+        trained.append(([run.seed for run in runs], options["yes"], options["workers"]))
+        for run in runs:
+            store.put(finish(run))
+
+    monkeypatch.setattr(cli, "sweep", train)
+    named = profile if option == "--profile" else f"profile={profile}"
+    assert deepnets("report", "2", option, named, "--workers", "3", "--device", "cpu", *yes)[0] == 0
+    allowed = profile == "overnight" or bool(yes)
+    assert trained == [([0, 1], allowed, 3)]
+    assert [(study, given.get("train"), given.get("yes")) for study, given, _ in made] == [
+        ("02_good", "never", True if yes else None),
+        ("02_good", None, allowed),
+    ]
+    del made[:]
+    deepnets("report", "2", option, named, *yes)
+    assert len(trained) == 1 and len(made) == 1, "all is stored: the pages of the plan are the pages"
+
+
+def test_a_large_profile_without_its_data_shows_what_is_stored(
+    deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepnets_utils import data
+
+    monkeypatch.setattr(data, "present", lambda name: False)
+    monkeypatch.setattr(data, "download", lambda name: (_ for _ in ()).throw(data.DataError("no server answers")))
+    code, _, err = deepnets("report", "2", "--profile", "overnight")
+    assert code == 0 and "no server answers" in err and [given["train"] for _, given, _ in made] == ["never"]
 
 
 def test_a_plan_trains_nothing_and_counts_the_runs(deepnets: Deepnets, made: list[tuple], project: Path) -> None:
@@ -247,6 +281,39 @@ def test_status_prices_a_network_by_its_operations(deepnets: Deepnets, project: 
     assert f"1 missing, about {duration(seconds)} on" in deepnets("status")[1]
 
 
+def test_status_counts_a_network_once_and_needs_no_torch(deepnets: Deepnets, project: Path) -> None:
+    layers = ("2c2-10fc", "3c2-10fc", "4c2-10fc")
+    runs = [replace(RUN, task=task("image_classes"), model=model("notation", layers=text)) for text in layers]
+    runs[2] = replace(runs[2], teacher=runs[1])
+    Store().put(finish(runs[0]))
+    make_list(project / "reports" / "paper", "02_good", runs)
+    first = deepnets("status")[1]
+    kept = json.loads((project / "runs" / "operations.json").read_text())
+    assert sorted(kept.values()) == sorted(training_operations(run) / images_seen(run) for run in runs)
+    code = f"""
+import pathlib, sys
+sys.modules["torch"] = None
+from deepnets_utils import cli, paths, store
+paths.NOTEBOOKS, store.Store.__init__.__defaults__ = pathlib.Path({str(paths.NOTEBOOKS)!r}), (None, None)
+cli.main()
+"""
+    done, seconds = child(code, "status")
+    assert done.stdout == first and "2 missing, about" in first and seconds < 3
+    for damaged in ("", "[1]"):
+        (project / "runs" / "operations.json").write_text(damaged)
+        estimates._an_image.clear()
+        assert deepnets("status")[1] == first
+        assert json.loads((project / "runs" / "operations.json").read_text()) == kept
+
+
+def test_status_says_that_no_record_of_a_cpu_tells_the_time(deepnets: Deepnets, project: Path) -> None:
+    Store().put(finish(RUN, device="NVIDIA H200"))
+    make_list(project / "reports" / "paper", "02_good", [RUN, replace(RUN, seed=1)])
+    assert (
+        "1 missing, nothing alike is stored that was trained on a CPU, to tell the time from" in deepnets("status")[1]
+    )
+
+
 @pytest.mark.parametrize("command", ["report", "plan"])
 def test_a_parameter_has_one_value(deepnets: Deepnets, made: list[tuple], command: str) -> None:
     code, _, err = deepnets(command, "2", "--profile", "paper", "-p", "profile=smoke")
@@ -256,7 +323,7 @@ def test_a_parameter_has_one_value(deepnets: Deepnets, made: list[tuple], comman
 def test_list_shows_what_the_notebooks_declare(deepnets: Deepnets) -> None:
     code, out, _ = deepnets("list", "2")
     assert code == 0 and out.startswith("02_good  About 02_good\n") and "01_raising" not in out
-    assert '    profile: str = "quick" {smoke, quick, paper}  how large\n' in out
+    assert '    profile: str = "quick" {smoke, quick, overnight, paper}  how large\n' in out
     assert "    seeds: int = 0  runs a cell\n" in out and "    rates: list = []  the grid\n" in out
 
 
@@ -324,8 +391,8 @@ def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(
     monkeypatch.setattr(data, "check", states.get)
     monkeypatch.setattr(data, "download", download)
     code, out, err = deepnets("data")
-    assert code == 1 and out == "mnist: ready\nfashion_mnist: downloaded\ncifar10: no server answers\n"
-    assert "cifar10: damaged: test_batch, downloading" in err
+    assert code == 1 and out == "mnist: ready\nfashion_mnist: ready now\ncifar10: no server answers\n"
+    assert "cifar10: damaged: test_batch\n" in err
     assert deepnets("data", "mnist")[:2] == (0, "mnist: ready\n")
 
 
@@ -342,6 +409,38 @@ def test_device_and_workers_as_this_machine_has_them(monkeypatch: pytest.MonkeyP
     for device, count in (("tpu", 1), ("cpu", -1)):
         with pytest.raises(ParameterError):
             workers.resolve(device, count)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "max 100000"}, 16),
+        ("0::/", {"cpu.max": "6400000 100000"}, 16),
+        ("0::/user/own", {"cpu.max": "800000 100000", "user/cpu.max": "50000 100000", "user/own/cpu.max": "max 1"}, 1),
+        (
+            "5:memory:/\n3:cpu,cpuacct:/docker/1f",
+            {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        ("3:cpu,cpuacct:/a\n0::/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 16),
+        ("3:cpuset:/", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        (None, {}, 16),
+    ],
+)
+def test_workers_keep_to_the_quota_of_a_container(
+    groups: str | None, files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(workers, "GROUPS", tmp_path)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    if groups:
+        (tmp_path / "own").write_text(f"{groups}\n")
+    assert workers.resolve("cpu", 0) == ("cpu", cpus) and workers.resolve("cpu", 5) == ("cpu", 5)
 
 
 HEAVY = ("torch", "torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert", "nbformat", "jinja2")

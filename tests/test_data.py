@@ -1,10 +1,12 @@
 import errno
+import fcntl
 import gzip
 import hashlib
 import io
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +17,7 @@ import tarfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,8 +28,9 @@ import torch
 from torchvision import datasets
 from tqdm import tqdm
 
-from deepnets_utils import data
+from deepnets_utils import data, progress
 from deepnets_utils.paths import data_root
+from deepnets_utils.progress import Reporter
 
 REAL = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
 REAL_ROOT = data_root()
@@ -49,7 +52,10 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 class Server(ThreadingHTTPServer):
     """Serve `files`; `mode` is whole, cut (half, then closed), wrong (a changed byte), stall (half, then
-    nothing), mute (accepts and never answers) or absent (404)."""
+    nothing), slow (in pieces), mute (accepts and never answers) or absent (404). ranges: answer what asks for a part.
+
+    asked: what each request for a part asked for.
+    """
 
     daemon_threads = True
 
@@ -57,6 +63,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.mode = "whole"
+        self.ranges = True
+        self.asked: list[str] = []
         self.paths: list[str] = []
         self.stalled, self.go_on = threading.Event(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/"
@@ -81,9 +89,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             if server.mode == "wrong":
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            self.send_response(200)
+            asked = self.headers.get("Range", "")
+            server.asked += [asked] if asked else []
+            if asked and server.ranges:
+                begun = int(asked.removeprefix("bytes=").removesuffix("-"))
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {begun}-{len(content) - 1}/{len(content)}")
+                content = content[begun:]
+            else:
+                self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            while server.mode == "slow" and content:
+                self.wfile.write(content[:1000])
+                content = content[1000:]
+                time.sleep(0.005)
             half = len(content) // 2
             self.wfile.write(content[:half])
             if server.mode == "stall":
@@ -173,6 +193,7 @@ def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatc
         monkeypatch.setattr(REAL[name], "mirrors", [server.url])
         monkeypatch.setattr(REAL[name], "resources", [(file, md5(content)) for file, content in packed.items()])
     monkeypatch.setitem(data.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()})
+    monkeypatch.setitem(data.ARCHIVES, name, {file: len(content) for file, content in server.files.items()})
     return name
 
 
@@ -181,16 +202,23 @@ def first_file(name: str, root: Path) -> Path:
 
 
 def nothing_there(name: str, root: Path) -> bool:
-    """Return whether neither the data set nor a part of it nor a temporary folder is in the data folder."""
-    left = [path for path in root.rglob("*") if path.is_file() and path.name != ".download.lock"]
-    return left == [] and list(root.glob(".download-*")) == [] and not data.present(name)
+    """Return whether nothing that could be taken for the data set is in the data folder."""
+    left = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
+    return left <= {".download.lock", f".download-{name}"} and not data.present(name)
+
+
+def kept(name: str, root: Path) -> dict[str, int]:
+    """The archives, or parts of them, that the next call goes on from, with their sizes in bytes."""
+    return {path.name: path.stat().st_size for path in (root / f".download-{name}").glob("*.gz")}
 
 
 def test_download_then_load(small: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (data.check(small), data.present(small)) == ("missing", False)
     data.download(small)
     assert (data.check(small), data.present(small)) == ("ready", True)
-    assert capsys.readouterr() == ("", "")  # no progress bars where nobody watches
+    size = f"{sum(data.ARCHIVES[small].values()) / 1e6:.1f} MB"
+    out, err = capsys.readouterr()  # no progress bar where nobody watches
+    assert out == "" and re.fullmatch(rf"{small}: {size} to download from .*\n{small}: .* of {size} stored .*\n", err)
     images = data.load(small)
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
     for ours, theirs in zip(arrays, small_sets(small), strict=True):
@@ -199,7 +227,6 @@ def test_download_then_load(small: str, root: Path, capsys: pytest.CaptureFixtur
     assert data.load(small) is images
     there = {path.name for path in root.rglob("*") if path.is_file()}
     assert there == {*data.FILES[small], ".download.lock"}  # no archive, nothing temporary
-    assert socket.getdefaulttimeout() is None
 
 
 def test_torchvision_reads_the_same(small: str, root: Path) -> None:
@@ -224,13 +251,12 @@ def test_nothing_to_do_when_whole(small: str, server: Server, root: Path) -> Non
     assert server.paths == []
 
 
-@pytest.mark.parametrize("mode", ["cut", "wrong"])
-def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path, mode: str) -> None:
-    server.mode = mode
+def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path) -> None:
+    server.mode = "wrong"
     archive = next(iter(server.files))
     with pytest.raises(data.DataDamaged, match=archive.replace(".", r"\.")):
         data.download(small)
-    assert nothing_there(small, root)
+    assert nothing_there(small, root) and not list(root.glob(".download-*"))
     with pytest.raises(data.DataNotFound):
         data.load(small)
     server.mode = "whole"
@@ -238,12 +264,126 @@ def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path, mode: 
     assert data.load(small).fingerprint == data.CANONICAL[small]
 
 
-def test_a_later_file_that_breaks_off_leaves_nothing(small: str, server: Server, root: Path) -> None:
-    last = list(server.files)[-1]
-    server.files[last] = server.files[last][:-3]
-    with pytest.raises(data.DataDamaged, match=last):
+@pytest.mark.parametrize("ranges", [True, False])
+def test_the_next_call_goes_on_where_one_broke_off(small: str, server: Server, root: Path, ranges: bool) -> None:
+    last, whole = list(server.files)[-1], dict(server.files)
+    server.files[last] = whole[last][:-30]
+    with pytest.raises(data.DataError, match=f"{last}: broke off after .* of {len(whole[last]):,} bytes"):
         data.download(small)
-    assert nothing_there(small, root)
+    assert nothing_there(small, root) and kept(small, root)[last] == len(whole[last]) - 30
+    server.files, server.ranges = whole, ranges
+    server.paths.clear()
+    data.download(small)
+    assert data.check(small) == "ready" and not list(root.glob(".download-*"))
+    assert server.asked == [f"bytes={len(whole[last]) - 30}-"]
+    assert len(server.paths) == 2, "a first look at the server, and what is lacking"
+
+
+def test_a_part_of_another_file_is_not_gone_on_from(small: str, server: Server, root: Path) -> None:
+    first, whole = next(iter(server.files)), dict(server.files)
+    server.files[first] = b"<html>log in first</html>"
+    with pytest.raises(data.DataError, match="broke off"):
+        data.download(small)
+    server.files = whole
+    data.download(small)
+    assert server.asked == ["bytes=25-"] and data.check(small) == "ready"
+
+
+def test_an_interrupt_keeps_the_part(
+    small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(iter(server.files))
+    server.mode = "slow"
+
+    def interrupt(reporter: Reporter, amount: float = 1) -> None:
+        reporter.done += amount
+        if reporter.done > 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Reporter, "advance", interrupt)
+        data.download(small)
+    part = kept(small, root)[first]
+    assert 0 < part < len(server.files[first]) and nothing_there(small, root)
+    capsys.readouterr()
+    data.download(small)
+    assert server.asked == [f"bytes={part}-"] and data.check(small) == "ready"
+    assert f", {part / 1e6:.1f} are here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("small", ["cifar10"], indirect=True)
+def test_a_log_says_how_much_is_there_and_how_long_it_takes(
+    small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.mode = "slow"
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
+    data.download(small)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 3
+    assert all(re.fullmatch(r"cifar10: 0\.\d of 0\.2 MB, about \d+ s left", line) for line in lines[1:-1])
+
+
+PLACES = {"mnist": ("", "MNIST", "MNIST/raw"), "fashion_mnist": ("", "FashionMNIST/raw"), "cifar10": ("",)}
+
+
+@pytest.mark.parametrize(
+    ("small", "place"), [(name, place) for name in PLACES for place in PLACES[name]], indirect=["small"]
+)
+@pytest.mark.parametrize("get", [data.download, data.load])
+def test_archives_copied_by_hand_are_unpacked_without_a_network(
+    small: str, place: str, server: Server, root: Path, get: Callable[[str], object]
+) -> None:
+    (root / place).mkdir(parents=True)
+    for archive, content in server.files.items():
+        (root / place / archive).write_bytes(content)
+    get(small)
+    assert data.check(small) == "ready" and server.paths == []
+    assert all((root / place / archive).exists() for archive in server.files), "they are the user's"
+    assert not list(root.glob(".download-*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "text"])
+def test_an_archive_that_is_not_the_canonical_one_is_named_and_got_from_the_server(
+    small: str, server: Server, root: Path, damage: str
+) -> None:
+    root.mkdir()
+    for archive, content in server.files.items():
+        (root / archive).write_bytes(content)
+    content = {"cut": content[: len(content) // 2], "other": gzip.compress(b"other"), "text": b"<html>"}[damage]
+    (root / archive).write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{root / archive} is not used: "), pytest.raises(data.DataNotFound):
+        data.load(small)
+    assert server.paths == [], "load never downloads"
+    with pytest.warns(UserWarning, match=f"{root / archive} is not used: "):
+        data.download(small)
+    assert data.check(small) == "ready" and {path[1:] for path in server.paths} == {archive}
+    assert (root / archive).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "expected"),
+    [
+        ("mnist", "MNIST/raw/train-images.idx3-ubyte", "MNIST/raw/train-images-idx3-ubyte"),
+        ("mnist", "MNIST/raw/raw/t10k-labels-idx1-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"),
+        ("mnist", "train-images-idx3-ubyte", "MNIST/raw/train-images-idx3-ubyte"),
+        ("mnist", "mnist/train-images-idx3-ubyte.gz", "MNIST/raw/train-images-idx3-ubyte.gz"),
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte (1).gz", "MNIST/raw/train-images-idx3-ubyte.gz"),
+        ("fashion_mnist", "fashion/t10k-images.idx3-ubyte.gz", "FashionMNIST/raw/t10k-images-idx3-ubyte.gz"),
+        ("cifar10", "cifar-10-python/cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/data_batch_1"),
+        ("cifar10", "cifar-10-python.tar", "cifar-10-batches-py/cifar-10-python.tar.gz"),
+    ],
+)
+def test_what_lies_in_the_wrong_place_or_has_the_wrong_name_is_named(
+    root: Path, name: str, there: str, expected: str
+) -> None:
+    (root / there).parent.mkdir(parents=True)
+    (root / there).write_text("")
+    other = root / data.FOLDER["fashion_mnist" if name == "mnist" else "mnist"]
+    other.mkdir(parents=True)
+    (other / "train-images-idx3-ubyte").write_text("")  # another data set's own
+    with pytest.raises(data.DataNotFound) as error:
+        data.load(name)
+    assert str(error.value).endswith(f"Not used: {root / there} (expected: {root / expected})")
 
 
 @pytest.mark.parametrize("mode", ["mute", "stall", "absent"])
@@ -259,7 +399,6 @@ def test_a_server_that_does_not_serve(
     assert time.monotonic() - start < 10
     assert small in str(caught.value) and str(root) in str(caught.value)
     assert nothing_there(small, root)
-    assert socket.getdefaulttimeout() is None
 
 
 def test_no_server_is_noticed_at_once(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +497,7 @@ def test_downloads_take_turns(small: str, server: Server, root: Path) -> None:
     second.join(20)
     assert (first.exitcode, second.exitcode) == (0, 0)
     assert data.check(small) == "ready"
-    assert len([path for path in server.paths if "t10k-labels" in path]) <= 2  # torchvision asks twice
+    assert len([path for path in server.paths if "t10k-labels" in path]) == 1
 
 
 def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Server, root: Path) -> None:
@@ -429,11 +568,22 @@ def test_a_folder_that_cannot_be_written(small: str, root: Path, server: Server)
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_folder_without_file_locks(small: str, root: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(data.DataError, match=f"{root} is on a file system without file locks .*DEEPNETS_DATA"):
+        data.download(small)
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_a_full_disk(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(datasets.MNIST, "download", full)
+    monkeypatch.setattr(datasets.utils, "extract_archive", full)
     with pytest.raises(data.DataError, match=f"{root}.*No space left"):
         data.download(small)
     assert nothing_there(small, root)

@@ -2,23 +2,31 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fake_trainer
+import psutil
 import pytest
 import torch
 from fake_trainer import TRAINER, Drivers, calls, claim_files, make_run, result_of, stored_runs
 
 from deepnets_utils import files
 from deepnets_utils.checkpoints import load_state, save_state
-from deepnets_utils.runs import Run, canonical, checksum
+from deepnets_utils.models import model
+from deepnets_utils.runs import Result, Run, canonical, checksum
+from deepnets_utils.schedules import schedule
 from deepnets_utils.store import Store, read_records, record_line
 from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import task
+from deepnets_utils.training import train
 
 SECONDS = 0.03  # of a run
 
@@ -110,6 +118,78 @@ cli.main()
     assert Counter(call["digest"] for call in trained) == {run.digest: 1 for run in runs}
     assert len({call["pid"] for call in trained}) == 2
     assert records(Store(tmp_path / "runs")) == {f"{run.digest}.json": record_line(result_of(run)) for run in runs}
+
+
+# -- SIGTERM --------------------------------------------------------------------------------------
+
+
+EPOCHS = 500  # of a training that takes a second at least
+
+
+def long_run(seed: int, epochs: int = EPOCHS) -> Run:
+    spec = task("pixel_statistic", train_size=90, validation_size=30)
+    fields = {"learning_rate": 1e-3, "batch_size": 18, "schedule": schedule("steps")}
+    return Run(dataset="digits_28", task=spec, model=model("MLPRegressor"), epochs=epochs, seed=seed, **fields)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Result:
+    return train(long_run(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "whole_group"), [(1, False), (2, False), (2, True)])
+def test_sigterm_saves_checkpoints_and_the_next_call_goes_on_to_the_bit(
+    tmp_path: Path, undisturbed: Result, workers: int, whole_group: bool
+) -> None:
+    store, runs = Store(tmp_path / "runs", published=None), [long_run(0, epochs=1), *map(long_run, range(1, 4))]
+    (tmp_path / "list.jsonl").write_text("".join(f"{canonical(run.to_json())}\n" for run in runs))
+    command = [sys.executable, "-c", "from deepnets_utils.cli import main; main()", "train"]
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "list.jsonl"), "--device", "cpu", "--workers", str(workers)],
+        env=os.environ | {"DEEPNETS_OUTPUT": str(tmp_path)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while store.get(runs[0]) is None:  # and the next one trains
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143, said
+    assert said.count("SIGTERM: what is training saves a checkpoint at the end of its epoch, and ends") == 1
+    assert "1 of 4 runs stored" in said and "ended by SIGTERM: what was finished is stored" in said
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert [store.checkpoint(run).exists() for run in runs[1:]] == [True, workers == 2, False]
+    assert {result.run for result in store.results()} == {runs[0]}
+    epochs: list[int] = []
+    resumed = train(runs[1], checkpoint=store.checkpoint(runs[1]), on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert 1 < epochs[0] and epochs[-1] == EPOCHS, "it went on from where it was"
+    assert (resumed.history, resumed.metrics) == (undisturbed.history, undisturbed.metrics)
+    assert all(store.claim(run) is not None for run in runs[1:])
+
+
+def test_sigterm_ends_a_sweep_of_this_process_and_the_next_one_is_not_told(store: Store) -> None:
+    runs = [long_run(1, epochs=30), long_run(2, epochs=2)]
+
+    def train_and_signal(run: Run, **options: Any) -> Result:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(run, **options)
+
+    signalling = types.ModuleType("signalling")
+    signalling.train = train_and_signal
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "signalling", signalling)
+        with pytest.raises(SystemExit) as ended:
+            sweep(runs, store=store, trainer="signalling:train")
+    assert ended.value.code == 143 and store.checkpoint(runs[0]).exists() and not list(store.results())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resumed = sweep(runs, store=store)
+    assert [result.history for result in resumed] == [train(run).history for run in runs]
 
 
 # -- disks ----------------------------------------------------------------------------------------

@@ -27,6 +27,17 @@ def test_a_comparison_leaves_out_what_is_missing() -> None:
         text.loc[("a", "b"), "published"] == "2.5 (n=10)" and text.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
     )
     assert list(text.loc[("c", "b")]) == ["2.5 (n=10)", "", "", "missing"]
+    small = printing.comparison(pd.DataFrame([line | {"verdict": "other scale"}, nothing]), False, "coded", ".2f")
+    assert list(small) == list(text)[:-1] and small.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
+
+
+def test_a_scale_is_what_differs_from_paper_but_for_lists_and_the_number_of_runs() -> None:
+    paper = {"networks": ["a", "b"], "seeds": 10, "beyond_seeds": 3, "width": 1.0, "train_size": 0, "epochs": 1000}
+    assert printing.scale(paper, paper) == printing.scale(paper | {"seeds": 3, "networks": ["a"]}, paper) == ""
+    small = paper | {"seeds": 3, "beyond_seeds": 0, "width": 0.25, "train_size": 16_000, "epochs": 12}
+    assert printing.scale(small, paper) == (
+        "Another scale than the document's (in brackets): width 0.25 (1), train size 16,000 (all), epochs 12 (1,000)."
+    )
 
 
 def test_an_effect_has_its_unit_and_an_open_interval_one_end() -> None:
@@ -59,9 +70,14 @@ def test_times_that_were_not_reached_are_counted_and_never_averaged() -> None:
 def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller() -> None:
     line = {"statement": "a", "protocol": "", "verdict": "supported", "effect": 1.0, "low": 0.5, "high": 2.0, "n": 3}
     line |= {"unit": "ratio", "note": "", "pair": "x vs y", "p_supported": 0.0312, "p_contradicted": 0.9}
+    line |= {"comparisons": 5, "pointing": 4, "shown": 2}
     others = [{"verdict": "contradicted", "p_contradicted": 1e-5}, {"verdict": "undecided", "p_contradicted": 0.02}]
-    shown = printing.verdicts([line, *(line | other for other in others), line | {"n": 1, "verdict": "too few runs"}])
-    assert list(shown["p"]) == ["0.031", "< 0.001", "0.02", ""]
+    others += [{"verdict": "leans", "p_contradicted": 0.02}, {"verdict": "leans against"}]
+    others += [{"n": 1, "verdict": "too few runs"}, {"n": 0, "verdict": "not tried", "note": "too short"}]
+    shown = printing.verdicts([line, *(line | other for other in others)])
+    assert list(shown["p"]) == ["0.031", "< 0.001", "0.02", "0.031", "0.9", "", ""]
+    assert list(shown["comparisons"]) == ["4 of 5 point the claimed way, 2 shown"] * 6 + [""]
+    assert shown["note"].tolist()[-3:] == ["most opposite: x vs y", "weakest: x vs y", "too short"]
 
 
 def test_lines_without_runs_are_counted_and_not_shown() -> None:

@@ -45,7 +45,7 @@ def test_parameters_have_types_and_help_and_the_standard_ones_are_there(study: s
     parameters = read_parameters(notebook_path(study))
     assert {name: parameters[name].type for name in STANDARD} == STANDARD
     assert all(parameter.help for parameter in parameters.values())
-    assert parameters["profile"].choices == ("smoke", "quick", "paper")
+    assert parameters["profile"].choices == ("smoke", "quick", "overnight", "paper")
     assert parameters["profile"].default == "quick"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepnets_utils import published, statistics
-from deepnets_utils.published import Claim, claim, claims, compare, results
+from deepnets_utils.published import OTHER_SCALE, Claim, claim, claims, compare, likeness, results
 
 COLUMNS = [
     "row", "column", "metric", "protocol", "published", "published_spread", "published_n",
@@ -261,3 +261,56 @@ def test_identical_runs_agree_where_they_round_to_the_printed_digits():
 def test_a_time_that_a_run_did_not_reach_has_no_mean_to_compare():
     frame = compare({("ResNet18", "epoch of convergence"): [9, 9, 9, math.inf]}, "googlenet", "figure6", "epoch")
     assert frame.set_index("row").loc["ResNet18", "verdict"] == "too few runs"
+
+
+def at_another_scale(**errors):
+    """Our errors of two networks of table 1 without and with the auxiliary loss, None where nothing ran."""
+    columns = ("no sharing, no aux", "no sharing, aux")
+    values = {(row, column): [v] for row, of in errors.items() for column, v in zip(columns, of, strict=True) if v}
+    return compare(values, "siamese", "table1", "test_error", other_scale=True)
+
+
+def test_at_another_scale_no_cell_agrees_or_differs_but_order_sign_and_size_are_told():
+    # printed: Net 17.7 and 8.719, LeNet5 16.459 and 6.149
+    frame = at_another_scale(Net=(40.0, 30.0), LeNet5=(38.0, 31.0))
+    assert frame["verdict"].value_counts().to_dict() == {"missing": 12, OTHER_SCALE: 4}
+    # in the rows 10 for 8.981 and 7 for 10.31, in the columns 2 for 1.241 and -1 for 2.57
+    order, differences = likeness(frame).split("; ")
+    assert order == "test error: order of 4 cells: Spearman 0.80"
+    assert differences == "3 of 4 printed differences with the same sign, 0.9 times as large"
+    assert likeness(compare({("Net", "ours alone"): [1.0]}, "siamese", "table1", "test_error", other_scale=True)) == ""
+    assert likeness(compare({("Net", "sharing, aux"): [7.0]}, "siamese", "table1", "test_error")) == ""
+    two = at_another_scale(Net=(40.0, 30.0), LeNet5=(math.nan, None))
+    assert likeness(two) == "test error: 1 of 1 printed differences with the same sign, 1.1 times as large"
+    diagonal = at_another_scale(Net=(40.0, None), LeNet5=(None, 31.0))
+    assert likeness(diagonal) == "", "neither of one row nor of one column"
+    assert likeness(at_another_scale(Net=(9.0, 9.0), LeNet5=(9.0, 9.0))).startswith("test error: 0 of 4 printed")
+
+
+def test_a_difference_that_the_document_prints_is_compared_itself():
+    cells = {("difference", "best test error"): [-0.26, -0.26]}  # printed: 0.13
+    frame = compare(cells, "googlenet", "auxiliary", "difference", other_scale=True)
+    assert likeness(frame) == "difference: 0 of 1 printed differences with the same sign, -2 times as large"
+
+
+# --- what the printed numbers say by arithmetic
+
+
+def test_the_printed_losses_leave_no_room_for_a_run_at_the_highest_printed_rates():
+    rates = results("go_deep", "table1").set_index(["row", "column"])["value"]
+    constants = results("go_deep", "table2").query("column == 'mean'").set_index("row")["value"]
+    means = results("go_deep", "table3").set_index(["column", "row"])["value"]
+    orders = results("go_deep", "text").query("metric == 'test_mse_order'").set_index("row")["value"]
+    high = rates[rates > 0.03]
+    assert set(high.index) == {("Base", "mean"), ("Base", "median"), ("1", "mean"), ("2", "mean"), ("10", "std")}
+    others = {
+        (network, task): statistics.mean_of_others(
+            means.get((network, task), 10 * orders.get(task, math.nan)), 10, constants[task]
+        )
+        for network, task in high.index
+    }
+    assert max(others.values()) < 0
+    assert others["Base", "median"] == pytest.approx((0.00943 - 0.0711) / 9)
+    none = "None (no convolution)"
+    assert 0 < statistics.mean_of_others(means[none, "median"], 10, constants["median"]) < means["Base", "median"]
+    assert statistics.mean_of_others(means[none, "std"], 10, constants["std"]) < 0

@@ -1,12 +1,16 @@
 """Reports: success is proved, failures are kept and named, pages stand alone."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -51,6 +55,7 @@ SUMMARY = {
     "label": "",
     "settings": {"epochs": 5},
     "banner": "These numbers come from the embedded digits",
+    "notes": ["record a.json is not used: cut short", "record b.json is not used", "record c.json is not used"],
     "data": [{"name": "digits_28", "fingerprint": "a74c8ab5044ce28b", "embedded": True}],
     "runs": {"total": 9, "missing": 2, "trained": 3, "diverged": 1, "cpu_seconds": 7.5, "wall_seconds": 4.0},
     "tables": [
@@ -59,8 +64,12 @@ SUMMARY = {
     ],
     "figures": [{"file": "../../figures/quick/01_good_figure1.png", "title": "Figure 1", "alt": "A dot"}],
     "claims": [
-        CLAIM | {"verdict": "supported", "effect": -9.81, "low": -10.5, "high": None, "n": 10, "note": ""},
-        CLAIM | {"verdict": "undecided", "effect": None, "low": None, "high": None, "n": 1, "note": "one run"},
+        CLAIM
+        | {"verdict": "supported", "effect": -9.81, "low": -10.5, "high": None, "n": 10, "note": ""}
+        | {"comparisons": 3, "pointing": 3, "shown": 2},
+        CLAIM
+        | {"protocol": "sound", "verdict": "leans", "effect": None, "low": None, "high": None, "n": 1}
+        | {"note": "one run"},
     ],
     "finished_at": "2025-01-02T03:04:05+01:00",
 }
@@ -143,6 +152,20 @@ def test_nobody_watches_a_report_that_jupyterlab_started(project: Path, monkeypa
     assert reports.make_report("1", {}).error == ""
 
 
+@pytest.mark.parametrize("name", ["ж" * 20, "a" * 200])
+def test_kernels_have_sockets_wherever_tmpdir_is(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = tmp_path_factory.mktemp("t") / name / name
+    place.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert tempfile.gettempdir() == str(place)
+    source = "import ipykernel\n\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
+    write_notebook("01_good", [source])
+    assert reports.make_report("1", {}).error == ""
+
+
 def test_the_page_stands_alone(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|@import|url\(""", page)
@@ -157,6 +180,8 @@ def test_the_page_tells_what_it_is(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "These numbers come from the embedded digits" in page and "2 of 9 runs are not there" in page
+    for text in (page, (good.folder / "index.html").read_text()):
+        assert "record a.json is not used: cut short; record b.json is not used; and 1 more" in text
     assert "9 (3 trained now, 4 stored, 2 missing, 1 diverged)" in page and "torch " in page
     assert '<a href="index.html">' in page and "02_never" not in page  # no link to a page that is not there
 
@@ -186,7 +211,7 @@ def test_long_code_is_folded_but_not_the_parameters_and_sections_are_listed(tmp_
 def test_pages_of_another_scale_than_the_documents_say_so(good) -> None:
     for page in ("01_good.html", "index.html"):
         assert "Profile quick is not the documents' own scale" in (good.folder / page).read_text().replace("&#39;", "'")
-    assert "own scale" not in html.index_page("paper", [], notebooks=True)
+    assert "own scale" not in html.index_page("paper", [], [], notebooks=True)
 
 
 def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
@@ -198,7 +223,8 @@ def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
         and "[at least -10.5]" in index
         and "one run" in index
     )
-    assert '<span class="word supported">' in index and '<span class="word undecided">' in index
+    assert '<span class="word supported">' in index and '<span class="word leans">' in index
+    assert "3 of 3 point the claimed way, 2 shown" in index and "<td>quick</td>" in index
     assert re.search(r">10</td>\s*<td class=\"number\">7</td>\s*<td class=\"number\">1</td>", index)
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
         assert (good.folder / link).exists(), link
@@ -266,8 +292,10 @@ def test_a_page_says_that_its_notebook_was_edited_since(project: Path) -> None:
     assert "edited since" in (folder / "index.html").read_text()
 
 
-def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path) -> None:
-    folder = shutil.copytree(good.folder, tmp_path / "quick")
+@pytest.mark.parametrize("other", ["paper", "overnight"])
+def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(good, tmp_path: Path, other) -> None:
+    folder = shutil.copytree(good.folder, tmp_path / "paper")
+    shutil.copytree(good.folder, tmp_path / "overnight")
     reader = nbformat.read(paths.NOTEBOOKS / "01_good.ipynb", as_version=4)
     reader.metadata["deepnets"] = {"reads_others": True}
     nbformat.write(reader, paths.NOTEBOOKS / "03_reader.ipynb")
@@ -279,7 +307,9 @@ def test_a_page_that_reads_others_is_older_than_theirs_when_they_are_made_anew(g
         (folder / ".03_reader.report.json").write_text(json.dumps(record))
         assert reports.study_row(folder, "03_reader")["status"] == "ok"
         anew = json.loads((folder / "01_good.json").read_text()) | {"finished_at": "2025-01-02T03:04:06+01:00"}
-        (folder / "01_good.json").write_text(json.dumps(anew))
+        (tmp_path / "overnight" / "03_reader.json").write_text(json.dumps(anew | {"study": "03_reader"}))
+        assert reports.study_row(folder, "03_reader")["status"] == "ok", "it does not read its like"
+        (tmp_path / other / "01_good.json").write_text(json.dumps(anew))
         assert reports.study_row(folder, "03_reader")["status"] == "older than others"
         assert reports.study_row(folder, "01_good")["status"] == "ok"
     finally:
@@ -404,20 +434,25 @@ def test_what_reads_the_others_results_runs_after_them(project: Path, monkeypatc
     nbformat.write(notebook, reads)
     made = []
     monkeypatch.setattr(reports, "make_report", lambda study, values, **options: made.append(study))
-    reports.make_reports([("01_reads", {"profile": "quick"}), ("02_good", {"profile": "quick"})])
+    jobs = [(study, {"profile": profile}) for profile in ("quick", "paper") for study in ("01_reads", "02_good")]
+    reports.make_reports(jobs[:2])
     assert made == ["02_good", "01_reads"]
+    made.clear()
+    monkeypatch.setattr(reports, "make_report", lambda study, values, **options: made.append((study, values)))
+    reports.make_reports(jobs)
+    assert made == [jobs[1], jobs[3], jobs[0], jobs[2]], "they read those of other profiles, too"
 
 
 def test_the_index_adds_up_what_is_missing(good) -> None:
     rows = [reports.study_row(good.folder, "01_good") | {"study": name} for name in ("01_good", "02_other")]
     for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
-        row["summary"] = row["summary"] | {"runs": runs}
-    page = html.index_page("quick", rows, notebooks=True)
-    assert "4 of 18 runs are not there; by stored runs of any device they take about 3.0 h one after another" in page
+        row["summary"] = row["summary"] | {"runs": runs | {"missing_on": "cuda"}}
+    page = html.index_page("quick", rows, [], notebooks=True)
+    assert "4 of 18 runs are not there; by stored runs on cuda they take about 3.0 h one after another" in page
     assert "one after another, without 2 that nothing stored is like" in page
     rows[0]["summary"]["runs"]["later"] = 5
-    page = html.index_page("quick", rows, notebooks=True)
+    page = html.index_page("quick", rows, [], notebooks=True)
     assert "without 2 that nothing stored is like; 5 more cannot be planned before them" in page
 
 
@@ -534,6 +569,19 @@ def test_two_reports_of_one_study_at_once(project: Path) -> None:
     assert "A good study" in (folder / "index.html").read_text()
 
 
+def test_a_folder_without_file_locks_is_refused_before_the_notebook_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    write_notebook("01_good", ["# A good study"])
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(reports, "execute", lambda *_: pytest.fail("the notebook ran"))
+    with pytest.raises(OSError, match=f"^{project / 'reports' / 'quick'} is on a file system without file locks"):
+        reports.make_report("1", {})
+
+
 def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
     def hostile(value: object) -> object:
         if isinstance(value, dict):
@@ -543,10 +591,11 @@ def test_html_in_any_text_of_a_summary_shows_as_text(good) -> None:
         return "<img src=x onerror=alert(3)>" if isinstance(value, str) else value
 
     row = reports.study_row(good.folder, "01_good")
-    row |= {"summary": hostile(row["summary"]), "title": hostile("title")}
+    row |= {"summary": hostile(row["summary"]), "title": hostile("title"), "study": hostile("study")}
+    claims = [hostile(claim | {"study": "study", "profile": "profile"}) for claim in SUMMARY["claims"]]
     executed = nbformat.read(good.folder / "01_good.ipynb", as_version=4)
     pages = [
-        html.index_page(hostile("name"), [row], notebooks=True),
+        html.index_page(hostile("name"), [row], claims, notebooks=True),
         html.profiles_page([{"name": hostile("name"), "statuses": {}, "verdicts": {}, "newest": hostile("newest")}]),
         html.study_page(executed, good.folder, row["summary"], 1.0, True),
     ]
@@ -600,6 +649,33 @@ finally:
     assert not list((project / "reports" / "quick").glob("*.html"))
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_report_that_is_told_to_end_saves_a_checkpoint(project: Path, everywhere: bool) -> None:
+    cell = """import os, pathlib
+from deepnets_utils.models import model
+from deepnets_utils.runs import Run
+from deepnets_utils.store import Store
+from deepnets_utils.sweep import sweep
+from deepnets_utils.tasks import task
+
+spec = task("pixel_statistic", train_size=90, validation_size=30)
+fields = {"dataset": "digits_28", "task": spec, "model": model("MLPRegressor"), "learning_rate": 1e-3, "batch_size": 18}
+pathlib.Path(os.environ["DEEPNETS_OUTPUT"], "pid").write_text(str(os.getpid()))
+sweep([Run(epochs=epochs, **fields) for epochs in (1, 10**5)], store=Store(published=None))"""
+    write_notebook("01_long", ["# Long", cell])
+    process = FORK.Process(target=reports.make_report, args=("1", {}))
+    process.start()
+    while not list((project / "runs" / "records").glob("*.json")):
+        assert process.is_alive()
+        time.sleep(0.05)
+    for pid in [process.pid, *([int((project / "pid").read_text())] if everywhere else [])]:
+        os.kill(pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 143 and len(list((project / "runs" / "checkpoints").glob("*.pt"))) == 1
+    assert not psutil.pid_exists(int((project / "pid").read_text()))
+    assert not list((project / "reports" / "quick").glob("*.html"))
+
+
 @pytest.mark.parametrize("text", ['{"study": "02_', "[]"])
 def test_a_damaged_summary_is_moved_aside_and_the_others_are_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "01_whole.json").write_text('{"study": "01_whole"}')
@@ -623,3 +699,41 @@ def test_a_notebook_cut_short_is_kept_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "partial").write_text('{"cells": [')  # as a full disk leaves it
     execution.keep_failed(tmp_path / "partial", tmp_path / "01_a.failed.ipynb", "OSError: no space left")
     assert (tmp_path / "01_a.failed.ipynb").read_text() == '{"cells": ['
+
+
+def claims_in(folder: Path, study: str, **verdicts: str) -> None:
+    """Write the summary of a study whose claims have these verdicts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nothing = SUMMARY["claims"][1] | {"n": 0}
+    lines = [nothing | {"id": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    summary = SUMMARY | {"study": study, "claims": lines, "device": "cpu", "figures": [], "token": ""}
+    (folder / f"{study}.json").write_text(json.dumps(summary))
+
+
+def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path) -> None:
+    for study in ("01_a", "02_b"):
+        write_notebook(study, ["# A study"])
+    quick, overnight, paper = (project / "reports" / name for name in ("quick", "overnight", "paper"))
+    claims_in(quick, "01_a", a="contradicted")
+    claims_in(paper, "01_a", a="undecided", b="too few runs", c="too few runs", d="too few runs")
+    claims_in(overnight, "01_a", a="supported", b="leans", c="too few runs")
+    claims_in(overnight, "02_b", e="not tried")
+    found = {"a": ("paper", "undecided"), "b": ("overnight", "leans"), "c": ("overnight", "too few runs")}
+    found |= {"d": ("paper", "too few runs"), "e": ("overnight", "not tried")}
+    for folder in (paper, overnight):
+        assert {line["id"]: (line["profile"], line["verdict"]) for line in summaries.claims(folder)} == found
+    assert [line["study"] for line in summaries.claims(paper)] == ["01_a"] * 4 + ["02_b"]
+    for name in ("quick", "paper+seeds=3"):
+        claims_in(project / "reports" / name, "01_a", a="contradicted")
+        (line,) = summaries.claims(project / "reports" / name)
+        assert (line["profile"], line["verdict"]) == (name, "contradicted")
+    reports.write_indexes(paper)
+    for folder in (paper, overnight):
+        index = (folder / "index.html").read_text()
+        words = '1 <span class="word leans">leans</span>, 1 <span class="word undecided">undecided</span>'
+        assert words in " ".join(index.split()) and "<td>overnight</td>" in index
+    claims_in(paper, "01_a", b="supported")
+    reports.write_indexes(paper)
+    assert "word leans" not in (overnight / "index.html").read_text(), "written anew with the other's"
+    packed = zipfile.ZipFile(reports.write_zip(paper)).namelist()
+    assert {f"deepnets/reports/{name}/index.html" for name in ("paper", "overnight")} <= set(packed)

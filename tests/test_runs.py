@@ -4,20 +4,35 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deepnets_utils.augment import augmentation
+from deepnets_utils.augment import AUGMENTATIONS, augmentation
 from deepnets_utils.models import MODELS, model
 from deepnets_utils.paths import RECORDS
+from deepnets_utils.registry import _options
 from deepnets_utils.runs import LOOP_VERSION, Result, Run, Spec, canonical
-from deepnets_utils.schedules import schedule
+from deepnets_utils.schedules import SCHEDULES, schedule
 from deepnets_utils.store import read_records
 from deepnets_utils.tasks import TASKS, task
 
 PAIRS = {"dataset": "mnist", "epochs": 30, "batch_size": 100}
 PIXELS = {"dataset": "fashion_mnist"}
+CLASSES = {"dataset": "cifar10", "batch_size": 128, "keep_best": True}
+TEACHER = Run(
+    task=task("image_classes"),
+    model=model(
+        "notation", layers="76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc", dropout="mp1:0.2,mp2:0.3,mp3:0.37,fc2:0.42"
+    ),
+    augmentation=augmentation("flip_crop"),
+    schedule=schedule("plateau", patience=10),
+    learning_rate=1e-3,
+    epochs=100,
+    seed=1,
+    **CLASSES,
+)
 
 # What was stored under a digest must be found under it in ten years: never change one of these, add new ones.
 DIGESTS = {
@@ -98,6 +113,38 @@ DIGESTS = {
         batch_size=64,
         **PIXELS,
     ),
+    "teacher": TEACHER,
+    "student": Run(
+        task=task("image_classes", distillation="kl", temperature=3.0),
+        model=model("notation", layers="64c-mp-640fc-10fc", width=0.5),
+        learning_rate=1e-3,
+        epochs=80,
+        teacher=TEACHER,
+        **CLASSES,
+    ),
+    "GoogLeNet": Run(
+        task=task("image_classes", pad=2, channels=3, auxiliary=0.3, validation_size=5000),
+        model=model("GoogLeNet", kernel=5, residual="projection"),
+        augmentation=augmentation("flip_rotate_crop_jitter", rotation=15.0),
+        schedule=schedule("steps", every=4),
+        optimizer="sgd",
+        momentum=0.9,
+        learning_rate=0.01,
+        epochs=20,
+        watch_test=True,
+        **CLASSES | {"dataset": "mnist", "keep_best": False},
+    ),
+    "NarrowVGG": Run(
+        task=task("image_classes", classes="3,5", inputs="raw"),
+        model=model("NarrowVGG", depth=13, variant="residual"),
+        optimizer="rmsprop",
+        learning_rate=1e-4,
+        epochs=50,
+        gradient_steps=200,
+        precision="bfloat16",
+        **CLASSES,
+    ),
+    "logistic": Run(task=task("image_classes", classes="3,5"), model=model("logistic_regression"), dataset="cifar10"),
 }
 EXPECTED = {
     "Net": "fb68860e157cbbf4",
@@ -123,6 +170,11 @@ EXPECTED = {
     "boosting": "db2c52114d1f05f8",
     "conv_range_test": "149603a6a5b29f9f",
     "mlp_range_test_per_rate": "795572e3bd19c07e",
+    "teacher": "d0a9bfc9bc122b3c",
+    "student": "3bbd6ec8de016e24",
+    "GoogLeNet": "54fc34769ac3e8b0",
+    "NarrowVGG": "2e01dd3a086c899f",
+    "logistic": "5a46a71b373d1138",
 }
 
 RUN = DIGESTS["Net_as_coded"]
@@ -361,12 +413,38 @@ def test_a_digest_is_the_same_in_any_process() -> None:
     assert done.stdout.strip() == RUN.digest, done.stderr
 
 
+def made_anew(run: Run) -> Run:
+    """The run as a notebook would make it with the code as it is."""
+    makers = {"task": task, "model": model, "schedule": schedule, "augmentation": augmentation}
+    parts = {key: make(spec.name, **dict(spec.options)) for key, make in makers.items() if (spec := getattr(run, key))}
+    teacher = run.teacher and made_anew(run.teacher)
+    return dataclasses.replace(run, **parts, teacher=teacher, loop_version=LOOP_VERSION)
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_run_made_anew_is_the_same(name: str) -> None:
+    assert made_anew(DIGESTS[name]).digest == EXPECTED[name]
+
+
 @pytest.mark.filterwarnings("error")
 def test_published_records_are_whole_and_of_the_code_as_it_is() -> None:
     files = sorted(RECORDS.glob("*.jsonl"))
-    runs = [result.run for file in files for result in read_records(file)]
-    assert len(files) >= 5 and len(runs) > 1000
-    for registry, specs in ((MODELS, {run.model for run in runs}), (TASKS, {run.task for run in runs})):
-        for spec in specs:
-            assert registry.spec(spec.name, **dict(spec.options)) == spec, "else all its runs count as missing"
-    assert {run.loop_version for run in runs} == {LOOP_VERSION}
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert len(files) >= 5 and len(records) > 1000
+    for record in records:
+        run = Run.from_json(record["run"])
+        assert run.digest == made_anew(run).digest == record["digest"], "else the run counts as missing"
+    assert sum(1 for file in files for _ in read_records(file)) == len(records), "no line is left out"
+
+
+def test_defaults_and_versions_never_change() -> None:
+    # No digest holds a default: with another one a record would stand for a training that was never done.
+    found: dict = {f"Run's {item.name}": item.default for item in dataclasses.fields(Run)}
+    for registry in (TASKS, MODELS, SCHEDULES, AUGMENTATIONS):
+        own = {name: version for name, version in registry._versions.items() if isinstance(version, int)}
+        for name, version in own.items():
+            defaults = {option: default for option, (_, default) in _options(registry._factories[name]).items()}
+            found[f"{registry.kind} {name}"] = {"version": version} | defaults
+    found = {name: default for name, default in found.items() if default is not dataclasses.MISSING}
+    expected = json.loads((Path(__file__).parent / "data" / "defaults.json").read_text())
+    assert found == expected, "add what is new to tests/data/defaults.json; with another default raise the version"

@@ -113,6 +113,23 @@ def test_a_family_of_claims_has_one_false_verdict_at_the_nominal_rate():
     assert hits / 500 <= at_most(0.05, 500)
 
 
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ([(6, 14), (6, 14), (10, 10)], ("leans", "supported")),  # false by one pair, which is not shown to be
+        ([(10, 10)] * 8, ("leans against", "contradicted")),
+    ],
+)
+def test_each_claim_of_a_family_leans_by_chance_at_the_nominal_rate(means, words):
+    rng, found = np.random.default_rng(9), []
+    asked = [make("less", pairs=len(means), id=f"study.{i}") for i in range(6)]
+    for _ in range(150):
+        drawn = [cells(*[tuple(rng.normal(mean, 1, 6) for mean in pair) for pair in means]) for _ in asked]
+        found += [item.verdict for item in judge(list(map(Question, asked, drawn)))]
+    assert found.count(words[0]) > found.count(words[1]), "most do not outlive the correction"
+    assert sum(map(found.count, words)) / 900 <= at_most(0.05, 900)
+
+
 # --- real effects
 
 
@@ -172,7 +189,7 @@ def test_p_values_are_welchs():
 def test_the_smallest_significant_difference_is_just_significant(n, claims):
     rhs = np.linspace(-1, 1, n)
     rhs /= rhs.std(ddof=1)
-    for nearly, word in ((1.001, "supported"), (0.999, "undecided")):
+    for nearly, word in ((1.001, "supported"), (0.999, "leans" if claims > 1 else "undecided")):
         lhs = rhs + nearly * smallest_significant(n, claims)
         others = [make("greater", id=f"study.other{k}") for k in range(claims - 1)]
         family = [Question(other, cells((rhs, rhs))) for other in others]
@@ -226,6 +243,37 @@ def test_opposites_within_a_claim_are_corrected_for_its_pairs():
     with_others = verdict("less", (lhs, rhs), *[(rhs - 5, rhs)] * 4)
     assert with_others.p_contradicted == pytest.approx(5 * alone)
     assert with_others.verdict == "undecided"
+
+
+def test_what_the_correction_alone_leaves_undecided_leans():
+    family = [Question(make("less", id=f"study.{i}"), cells(([1, 2, 3], [1, 2, 3]))) for i in range(9)]
+
+    def word(kind, *pairs):
+        return judge([Question(make(kind, pairs=len(pairs)), cells(*pairs)), *family])[0]
+
+    low, high = [10.0, 11.5, 11.0, 10.5], [11.0, 12.5, 13.0, 12.7]
+    found = word("less", (low, high), (low, high))
+    assert found.verdict == "leans" and found.p_supported > 0.05
+    assert (found.pointing, found.shown, found.comparisons) == (2, 2, 2)
+    found = word("less", (high, low), ([*low, NAN], high))  # the second is the weakest: nothing can show it
+    assert (found.verdict, found.pair) == ("leans against", "table:lhs 0:x vs table:rhs 0:x") and found.effect > 0
+    assert (found.pointing, found.shown) == (1, 0)
+    assert word("less", (low, high), (None, None)).verdict == "undecided", "every comparison has to hold"
+    assert word("less", (high, low), *[(low, high)] * 9).verdict == "undecided", "corrected for the claim's own pairs"
+    assert verdict("less", (low, high)).verdict == "supported", "alone in its family"
+
+
+def test_comparisons_that_point_the_claimed_way_are_counted_by_their_means():
+    far, near = ([1.0, 1.1, 0.9], [9.0, 9.1, 8.9]), ([1.0, 3.0, 2.0], [2.0, 3.5, 1.0])
+    assert near[0] != near[1] and np.mean(near[0]) < np.mean(near[1])
+    found = verdict("less", far, near, far[::-1], ([1.0], [2.0]), ([1.0, 1.0], None))
+    assert (found.comparisons, found.pointing, found.shown) == (4, 3, 1)
+    same = [2.0, 1.0, 3.0]
+    assert verdict("less", (same, same)).pointing == 0
+    assert verdict("not_less", (same, [2.5, 1.5, 3.5]), metric="test_error").pointing == 1, "within the margin"
+    assert verdict("equal", far, (same, same), margin="1").pointing == 1
+    found = verdict("less", (0.1, 0.2), (0.3, 0.2))
+    assert (found.comparisons, found.pointing, found.shown) == (2, 1, 1)
 
 
 # --- what cannot be tested

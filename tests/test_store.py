@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import math
 import os
@@ -178,6 +180,27 @@ def test_a_claim_is_held_once_and_comes_free(store: Store) -> None:
     assert again is not None
     store.release(again)
     assert not Path(again.lock_file).exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_and_nobody_waits_for_the_dead(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    run, node = make_run(0), os.fork()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if node == 0:  # another node, which dies while it holds the run, if it gets that far
+        with contextlib.suppress(OSError):
+            store.claim(run)
+        os._exit(9)
+    os.waitpid(node, 0)
+    for _ in range(2):
+        with pytest.raises(OSError, match=f"^{store.folder / 'claims'} is .* without file locks .*DEEPNETS_OUTPUT"):
+            store.claim(run)
+    monkeypatch.undo()
+    assert store.claim(run) is not None
 
 
 def test_write_whole_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:

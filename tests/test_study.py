@@ -40,9 +40,9 @@ def digits_run(seed: int) -> Run:
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
-        ({"profile": "large"}, ["profile", "smoke, quick, paper", "large"]),
+        ({"profile": "large"}, ["profile", "smoke, quick, overnight, paper", "large"]),
         ({"seeds": "3"}, ["seeds", "int", "'3'"]),
-        ({"seeds": -1}, ["seeds", "below 0"]),
+        ({"seeds": -1}, ["seeds", "from 0"]),
         ({"networks": ["LeNet"]}, ["networks", "LeNet5_FullyConv", "'LeNet'"]),
         ({"device": "tpu"}, ["device", "auto, cpu, cuda"]),
         ({"profile": "smoke", "data": "real"}, ["data", "smoke"]),
@@ -56,10 +56,32 @@ def test_impossible_parameters_fail_with_what_is_allowed(values, texts):
 
 
 def test_a_name_that_papermill_injected_and_nobody_declared_fails():
-    cells = ["", "import x", "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
+    cells = ["", "import x", 'profile: str = "quick"', "# Parameters\nprofile = 'smoke'\nsedes = 3\n"]
     with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
         study(profile="smoke", sedes=3, In=cells)
-    assert study(profile="smoke", In=cells[:2]).profile == "smoke"
+    assert study(profile="smoke", In=cells[:3]).profile == "smoke"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '# a note\nprofile: str = "smoke"\nsedes: int = 3',
+        'sedes: int = 3\nprofile: str = "smoke"',
+        'import sys\n\nsedes = 3\nseeds: int = 1\nprofile = "smoke"',
+        "# a note\n# Parameters\nsedes = 3",
+    ],
+)
+def test_a_misspelt_name_is_found_however_the_cell_was_edited(cell):
+    first = 'profile: str = "smoke"'
+    with pytest.raises(ParameterError, match="'sedes'.*did you mean seeds"):
+        study(sedes=3, In=["", first, "%matplotlib no Python", cell, "sedes = 4", "epochs = mine = 5"])
+    assert study(sedes=3, mine=5, In=["", first, "sedes = 4", "epochs = mine = 5"]).parameters["seeds"] == 0
+
+
+def test_a_parameters_cell_that_cannot_be_read_is_an_error_and_no_silence():
+    for cell in ("get_ipython().run_cell_magic('time', '', 'profile: str = \"smoke\"')", 'profile = "smoke"'):
+        with pytest.raises(ParameterError, match="no cell with lines `name: type = literal` was run"):
+            study(profile="smoke", In=["", cell])
 
 
 def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
@@ -121,6 +143,24 @@ def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(mo
         study(data="real").dataset("mnist")
     paper = study(profile="paper")
     assert paper.dataset("mnist") == "mnist" and not paper.banner
+    paper.finish()
+    summary = json.loads((paper.folder / f"{NAME}.json").read_text())
+    assert summary["parameters"]["train"] == "never", "nothing was trained, whatever was asked for"
+    assert summary["notes"] == ["no server answers. Stored runs are shown, nothing is trained."]
+    study(profile="paper", train="never").finish()
+    assert json.loads((paper.folder / f"{NAME}.json").read_text())["notes"] == []
+
+
+def test_what_is_not_used_is_said_in_the_summary(output):
+    made = study(profile="paper", train="never")
+    record = output / "runs" / "records" / f"{digits_run(1).digest}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    with pytest.warns(UserWarning, match="is not used"):
+        made.sweep({("row", "column"): [digits_run(1)]}, "a sweep")
+    made.finish()
+    [note] = json.loads((made.folder / f"{NAME}.json").read_text())["notes"]
+    assert note.startswith(f"record {record.name} is not used: ")
 
 
 def test_never_needs_no_data_set(monkeypatch):
@@ -139,7 +179,7 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
     assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
-    assert list(verdicts["verdict"]) == ["undecided", "too few runs"]  # the other networks are missing
+    assert list(verdicts["verdict"]) == ["too few runs", "too few runs"]  # the other networks are missing
     made.compare({"as_published": cells}, "siamese", "table1", "test_error")
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
@@ -167,6 +207,43 @@ def test_a_comparison_shows_and_counts_what_one_protocol_alone_has():
     made.compare({"as_coded": one | two}, "siamese", "table1", "test_error")
     made.judge(["siamese.both_best"], ["as_coded"])
     assert "the weakest of 2 comparisons" in made.verdict("siamese.both_best")
+
+
+def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(output):
+    profiles = {name: {"seeds": 3, "epochs": epochs} for name, epochs in (("overnight", 12), ("paper", 30))}
+    made = study(profile="overnight")
+    made.settings(**profiles)
+    cells = {("Net", "sharing, aux"): [6.9, 7.0], ("Net", "sharing, no aux"): [16.0, 17.0]}
+    shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    assert made.agreement("siamese", "table1").loc["as_coded", "other scale"] == 2
+    assert "verdict as_coded" not in shown and shown.loc[("Net", "sharing, aux"), "ours as_coded"]
+    counted = made.compare({"": {("Net", "parameters"): 15460}}, "siamese", "text", "parameters")
+    assert counted.loc[("Net", "parameters"), "verdict"] == "agrees", "what is not trained has no scale"
+    made.finish()
+    summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
+    assert summary["scale"] == "Another scale than the document's (in brackets): epochs 12 (30)."
+    table = next(table for table in summary["tables"] if "table1" in table["title"])
+    assert (table["cells"], table["agrees"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
+    assert table["likeness"].startswith("test error: 1 of 1 printed differences")
+    paper = study(profile="paper")
+    paper.settings(**profiles)
+    assert not paper.scale and "verdict" in paper.compare({"": cells}, "siamese", "table1", "test_error")
+
+
+def test_a_claim_that_runs_cannot_try_is_not_judged_and_no_part_of_the_family():
+    made = study(profile="overnight")
+    cells = {("LeNet5", "sharing, aux"): [4.0, 4.2, 4.1], ("Net", "sharing, aux"): [8.0, 8.2, 8.1]}
+    cells |= {("ResNet", "sharing, aux"): [3.0, 5.2, 4.1]}
+    made.keep(cells, "table1", "test_error")
+    claims = ["siamese.lenet_above_net", "siamese.resnet_above_lenet", "siamese.net_below_7"]
+    alone = made.judge(claims[:1])["p"].item()
+    untried = dict.fromkeys(claims[1:], "12 epochs are too few")
+    shown = made.judge(claims, untried=untried)
+    assert list(shown["verdict"]) == ["supported", "not tried", "not tried"] and shown["p"].iloc[0] == alone
+    assert list(shown["note"])[1:] == ["12 epochs are too few"] * 2 and not any(shown["effect"].iloc[1:])
+    assert made.verdict(claims[1]) == "not tried"
+    with pytest.raises(ValueError, match="untried claims are among those that are judged"):
+        made.judge(claims[:1], untried=untried)
 
 
 def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
@@ -281,7 +358,7 @@ def test_missing_runs_say_what_they_would_cost(output):
     other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
     made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
     shown = made.finish().data
-    assert "3 of 4 runs are not there; by stored runs of any device they take about 40 s one after" in shown
+    assert "3 of 4 runs are not there; by stored runs on cpu they take about 40 s one after" in shown
     assert "one after another, without 1" in shown
     cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
     assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]

@@ -21,7 +21,9 @@ VARIANTS = [
     for auxiliary, stem in ((True, "imagenet"), (False, "cifar"))
 ]
 VARIANTS += [model(name, stem=stem) for name in ("VGG19", "ResNet18") for stem in ("imagenet", "cifar")]
-VARIANTS += [model("VGG19", batch_norm=True, stem=stem) for stem in ("imagenet", "cifar")]
+VARIANTS += [
+    model("VGG19", batch_norm=True, stem=stem, width=width) for stem, width in (("imagenet", 1), ("cifar", 0.25))
+]
 
 
 def on_meta(spec: Spec) -> nn.Module:
@@ -113,6 +115,8 @@ def test_vgg19_is_torchvisions_without_batch_norm() -> None:
         (model("ResNet18", stem="cifar"), 11_181_642 - 64 * 3 * (7 * 7 - 3 * 3)),
         (model("VGG19"), 139_611_210),
         (model("VGG19", stem="cifar"), 139_611_210),
+        # width 1/4: convolutions 3-16-16, 16-32-32, ..., 128-128; linear 6272-1024-1024-10
+        (model("VGG19", width=0.25), 1_252_880 + 6_273 * 1024 + 1_025 * 1024 + 1_025 * 10),
     ],
     ids=str,
 )

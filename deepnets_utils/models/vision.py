@@ -11,6 +11,7 @@ from typing import Literal
 from torch import nn
 
 from deepnets_utils.models import register_model
+from deepnets_utils.runs import PositiveFloat
 
 CLASSES = 10
 Stem = Literal["imagenet", "cifar"]
@@ -50,15 +51,24 @@ def GoogLeNet(
 
 
 @register_model(version=1)
-def VGG19(*, batch_norm: bool = False, stem: Stem = "imagenet") -> nn.Module:
+def VGG19(*, batch_norm: bool = False, stem: Stem = "imagenet", width: PositiveFloat = 1.0) -> nn.Module:
     """Return VGG19 with its three linear layers and their dropout (139,611,210 parameters).
 
     batch_norm: after every convolution (11,008 parameters more); the document does not say. Its first convolution is a
     small one in any case. Images from 32x32; from 16x16 without the first of its five poolings (stem "cifar").
+    width: factor of all hidden layers' widths; with another than 1 the linear layers' initial weights have a deviation
+    of 0.01 / sqrt(width), so that their outputs keep the size that torchvision's 0.01 gives at full width.
     """
-    from torchvision.models import vgg19, vgg19_bn
+    from torchvision.models.vgg import VGG, cfgs, make_layers
 
-    network = (vgg19_bn if batch_norm else vgg19)(num_classes=CLASSES)
+    widths = [size if size == "M" else max(1, round(width * size)) for size in cfgs["E"]]
+    network = VGG(make_layers(widths, batch_norm), CLASSES)
+    if width != 1:
+        hidden = max(1, round(width * 4096))
+        for place, sizes in {0: (widths[-2] * 7 * 7, hidden), 3: (hidden, hidden), 6: (hidden, CLASSES)}.items():
+            network.classifier[place] = nn.Linear(*sizes)
+            nn.init.normal_(network.classifier[place].weight, 0, 0.01 / width**0.5)
+            nn.init.zeros_(network.classifier[place].bias)
     if stem == "cifar":
         first = next(k for k, layer in enumerate(network.features) if isinstance(layer, nn.MaxPool2d))
         network.features[first] = nn.Identity()

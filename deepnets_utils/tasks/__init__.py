@@ -47,7 +47,7 @@ class Split:
         return pixels if self.mean is None else (pixels - self.mean) / self.deviation
 
 
-OF_THE_LOSS = ("auxiliary", "distillation", "temperature")  # options that leave inputs and targets as they are
+MAY_DIFFER = ("auxiliary", "distillation", "extended", "temperature")  # options that a student has of its own
 
 
 class Task(Protocol):

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepnets_utils.augment import FlipCrop
 from deepnets_utils.data import Images
+from deepnets_utils.randomness import generator
 from deepnets_utils.runs import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from deepnets_utils.tasks import Split, divided, register_task
 
@@ -19,6 +21,8 @@ class ImageClasses:
 
     classes: "" for all, else the numbers of at least two with commas between them ("3,5"), which become 0, 1, ...
     train_size: 0 for all that are left, test_size: 0 for all. validation_size: taken from the training images.
+    extended: beside each training image a copy that is flipped and cropped by chance once, the same in every epoch and
+    for every seed of one data_seed; twice as many images (distillation, Section 3, read word by word).
     pad: black pixels added on each side, from 0. channels: 0 for those of the images, 3 repeats grey ones.
     inputs: "standardised" with the training images' mean and deviation of each channel, "raw" for 0..255.
     auxiliary: weight of the loss of each auxiliary classifier of the network, from 0.
@@ -33,6 +37,7 @@ class ImageClasses:
     train_size: NonNegativeInt = 0
     validation_size: NonNegativeInt = 10_000
     test_size: NonNegativeInt = 0
+    extended: bool = False
     pad: NonNegativeInt = 0
     channels: Literal[0, 3] = 0
     inputs: Literal["standardised", "raw"] = "standardised"
@@ -60,6 +65,9 @@ class ImageClasses:
             return Split(padded.expand(-1, self.channels or -1, -1, -1), labels, mean, deviation)
 
         parts = {"train": split(pixels[train], labels[train])}
+        if self.extended:
+            copies = flipped_and_cropped(pixels[train], data_seed)
+            parts["train"] = split(torch.cat((pixels[train], copies)), labels[train].repeat(2))
         if len(validation):
             parts["validation"] = split(pixels[validation], labels[validation])
         end = self.test_size or None
@@ -117,3 +125,10 @@ class ImageClasses:
         """Return loss (the task's mean), accuracy and error, both in percent."""
         accuracy = 100 * self.hits(outputs, targets).item() / len(targets)
         return {"loss": self.loss(outputs, targets).item(), "accuracy": accuracy, "error": 100 - accuracy}
+
+
+def flipped_and_cropped(pixels: Tensor, data_seed: int) -> Tensor:
+    """Return each image, uint8 [N, C, H, W], flipped and cropped by chance as `FlipCrop` does it, once."""
+    change = FlipCrop()
+    drawn = change.draw(len(pixels), generator("extension", data_seed))
+    return change.apply(pixels, drawn)
