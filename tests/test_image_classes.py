@@ -315,7 +315,9 @@ def test_a_checkpoint_of_another_teacher_is_not_used(tmp_path: Path) -> None:
 def test_a_network_is_kept_as_its_last_epoch_left_it(tmp_path: Path) -> None:
     saved = []
     for keep_best in (False, True):  # two classes that are soon told apart: no later epoch is better
-        run = make_run(keep_best=keep_best, epochs=10, learning_rate=0.01, options={"classes": "0,1"})
+        run = make_run(
+            keep_best=keep_best, epochs=10, learning_rate=0.01, options={"classes": "0,1", "validation_size": 5}
+        )
         result = train(run, weights=tmp_path / "weights.pt")
         saved.append(load_state(tmp_path / "weights.pt", run.digest)[0]["network"])
     assert result.metrics["selected_epoch"] < 10, "or the test shows nothing"
