@@ -121,7 +121,7 @@ def sweep(
             alone = executor is None and workers == 1
             here = [run for run in missing if run.local or alone]
             elsewhere = [run for run in missing if not (run.local or alone)]
-            if here and elsewhere:
+            if here and not alone:
                 reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
             if elsewhere:
                 taken = take_workers(min(workers, len(elsewhere))) if executor is None else None

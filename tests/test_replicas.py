@@ -488,6 +488,7 @@ def test_a_worker_that_dies_with_a_group_costs_no_run(store: Store, capfd: pytes
     assert said.count("trained by the plain loop: BrokenProcessPool") == 4
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("error", "replicas"), [(torch.OutOfMemoryError("CUDA out of memory"), 2), (OSError(), None)])
 def test_runs_whose_network_fails_as_one_are_what_they_are_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception, replicas: int | None
