@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepnets_utils.files import move_aside, write_whole
+from deepnets_utils.files import move_aside, warn, write_whole
 from deepnets_utils.randomness import generator
 
 
@@ -91,7 +90,7 @@ def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) 
     except Exception as error:  # torch.load raises many kinds
         for part, untouched in zip(present, fresh, strict=True):
             part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
-        warnings.warn(f"checkpoint {path.name} is not used: {error}; {move_aside(path)}", stacklevel=2)
+        warn(f"checkpoint {path.name} is not used: {error}; {move_aside(path)}")
         return False
     for name, value in kept.items():
         setattr(progress, name, value)

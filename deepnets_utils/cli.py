@@ -18,7 +18,7 @@ from deepnets_utils import parameters, paths
 from deepnets_utils.datasets import FOLDER, DataError
 from deepnets_utils.estimates import estimate
 from deepnets_utils.files import write_whole
-from deepnets_utils.parameters import ParameterError, notebook_path, read_parameters
+from deepnets_utils.parameters import LARGE, ParameterError, notebook_path, read_parameters
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import Result, Run
 from deepnets_utils.signals import TERMINATED
@@ -28,7 +28,6 @@ from deepnets_utils.workers import engine, resolve, use_cluster
 
 ENDED = {130: "interrupted", TERMINATED: "ended by SIGTERM"}  # 130: typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "overnight", "paper")
-LARGE = ("overnight", "paper")  # their runs are planned and trained for all studies together, before the pages
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",
@@ -232,7 +231,7 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
         if not runs:
             print(f"{study} trains nothing of its own")
             continue
-        if profile in ("overnight", "paper"):
+        if profile in LARGE:
             runs = [run for run in runs if embedded(run.dataset) != run.dataset]
         file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
         others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file]  # of its other profiles
@@ -339,13 +338,13 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
     values = _values(_selected(studies)[0], given)
     place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
     yes = values.get("yes", False) or values["profile"] == "overnight"
-    try:
-        for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
+    for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
+        try:
             if not data.present(name):
                 data.download(name)
-    except DataError as error:
-        print(f"{error}\nStored runs are shown, nothing is trained.", file=sys.stderr)
-        return planned
+        except DataError as error:
+            print(f"{error}\nNothing is trained on {name}.", file=sys.stderr)
+            missing = [run for run in missing if run.dataset != name]
     sweep(in_rounds(missing), store=store, yes=yes, title=values["profile"], **place)
     return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
 

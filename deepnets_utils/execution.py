@@ -145,7 +145,12 @@ def _event_loop() -> Iterator[None]:
     def end(number: int) -> None:
         raise Terminated(TERMINATED) if number == signal.SIGTERM else KeyboardInterrupt
 
+    came: set[int] = set()
+
     def soon(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and number in came:
+            return  # a cluster may send it twice, and what ends is not to be cut short
+        came.add(number)
         if loop.is_running():
             loop.call_soon_threadsafe(end, number)
         else:

@@ -15,7 +15,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def warn(text: str) -> None:
-    """Warn of a file that is not used, on stderr and on the page."""
+    """Warn of a file that is not used, on stderr and, where this process makes the page, on the page."""
     notes.append(text)
     warnings.warn(text, stacklevel=3)
 

@@ -3,7 +3,7 @@
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
 the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
 limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the profile
-says". A number without limits is from 0 to 10,000.
+says". A number without limits is from 0 to 1,000.
 """
 
 import ast
@@ -23,12 +23,12 @@ from deepnets_utils import paths
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
+LARGE = ("overnight", "paper")  # profiles that train on real data alone and share their claims' verdicts
 NEVER = {
     ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
-    ("overnight", "embedded"): "which trains on the real data only: auto or real",
-    ("paper", "embedded"): "which trains on the real data only: auto or real",
+    **{(profile, "embedded"): "which trains on the real data only: auto or real" for profile in LARGE},
 }
-MOST = 10_000  # of a number without limits: ten thousand runs a cell take a minute to list
+MOST = 1_000  # of a number without limits: so many runs a cell take seconds to list
 LABEL_LENGTH = 80  # of a folder's name, in characters
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from deepnets_utils import published
 from deepnets_utils.files import locked, move_aside, warn, write_text
+from deepnets_utils.parameters import LARGE
 from deepnets_utils.progress import duration
 from deepnets_utils.runs import nan_to_null
 
-SCALES = ("paper", "overnight")  # the profiles whose claims are judged together, the largest scale first
+SCALES = LARGE[::-1]  # their claims are judged together, the largest scale first
 
 
 def read(file: Path) -> dict[str, Any]:

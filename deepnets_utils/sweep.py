@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -138,10 +139,15 @@ def in_rounds(runs: Iterable[Run]) -> list[Run]:
     places: collections.Counter[str] = collections.Counter()
     rounds: dict[int, list[Run]] = collections.defaultdict(list)
     for run in {run.digest: run for run in runs}.values():
-        cell = canonical({name: value for name, value in run.to_json().items() if name not in ("seed", "data_seed")})
+        cell = canonical(_without_seeds(run.to_json()))
         rounds[places[cell]].append(run)
         places[cell] += 1
     return [run for number in sorted(rounds) for run in rounds[number]]
+
+
+def _without_seeds(run: dict[str, Any]) -> dict[str, Any]:
+    left = {name: value for name, value in run.items() if name not in ("seed", "data_seed")}
+    return left | ({"teacher": _without_seeds(run["teacher"])} if "teacher" in run else {})
 
 
 def too_long(runs: Iterable[Run], seconds: float) -> bool:

@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 from deepnets_utils import data
 from deepnets_utils.batches import Batches
 from deepnets_utils.checkpoints import Progress, load_checkpoint, load_state, save_checkpoint, save_state
-from deepnets_utils.files import move_aside
+from deepnets_utils.files import move_aside, warn
 from deepnets_utils.learning_rates import suggestion
 from deepnets_utils.loop import evaluate, finite, make_optimizer, range_test, train_epoch
 from deepnets_utils.machine import Clock, numerics, provenance
@@ -307,7 +306,7 @@ class Saving:
             try:
                 save_checkpoint(self.file, self.identity, progress, *parts)
             except OSError as error:  # no room for weights may well be enough for a record
-                warnings.warn(f"the training goes on without a checkpoint: {error}", stacklevel=2)
+                warn(f"the training goes on without a checkpoint: {error}")
             self._saved_at = time.monotonic()
         if ends:
             raise Terminated(TERMINATED)

@@ -214,8 +214,8 @@ def function_of(study, name):
 def test_a_run_that_never_gets_to_a_level_has_no_epoch_of_it():
     reached = function_of("06_residual_googlenet", "reached")
     runs = [SimpleNamespace(status="finished", history={"test_error": errors}) for errors in ([50, 20, 30], [50, 21])]
-    assert [*map(reached, runs)] == [2, np.inf]
-    assert np.isnan(reached(SimpleNamespace(status="diverged")))
+    assert [reached(run, 20.0) for run in runs] == [2, np.inf]
+    assert np.isnan(reached(SimpleNamespace(status="diverged"), 20.0))
 
 
 def test_training_times_are_compared_on_one_device_and_path():
