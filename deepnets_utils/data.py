@@ -309,16 +309,23 @@ def _unpack(name: str, archives: Iterable[str], places: list[Path], new: Path) -
     """Unpack archives that lie in these places into the folder `new`; return those of which no copy is canonical."""
     from torchvision.datasets.utils import extract_archive
 
-    lacking = []
+    lacking, others = [], {facts for other, files in FILES.items() if other != name for facts in files.values()}
     (new / FOLDER[name]).mkdir(parents=True, exist_ok=True)
     for archive in archives:
         one = {archive.removesuffix(".gz")} & FILES[name].keys()  # of CIFAR-10 none: its archive holds all
         for copy in _copies(archive, places):
+            if not one and _md5(copy) != _torchvision_class(name).tgz_md5:  # a foreign tar may write anywhere
+                warn(f"{copy} is not used: its md5 is not that of the canonical archive")
+                continue
             with contextlib.suppress(EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error):
                 extract_archive(copy, new / FOLDER[name] if one else new)
             if (fault := _fault(name, new, hashing=True, only=one)) is None:
                 break
-            warn(f"{copy} is not used: {fault[0]} in it is {fault[1]}")
+            path = new / FOLDER[name] / fault[0]
+            if (
+                not path.is_file() or (path.stat().st_size, _md5(path)) not in others
+            ):  # MNIST and Fashion-MNIST share names
+                warn(f"{copy} is not used: {fault[0]} in it is {fault[1]}")
         else:
             lacking.append(archive)
     return lacking

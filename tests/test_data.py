@@ -17,6 +17,7 @@ import tarfile
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.process import BaseProcess
@@ -340,6 +341,31 @@ def test_archives_copied_by_hand_are_unpacked_without_a_network(
     assert data.check(small) == "ready" and server.paths == []
     assert all((root / place / archive).exists() for archive in server.files), "they are the user's"
     assert not list(root.glob(".download-*"))
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_sound_archive_of_the_other_data_set_is_not_called_damaged(small: str, server: Server, root: Path) -> None:
+    root.mkdir()
+    for archive, content in server.files.items():
+        (root / archive).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(data.DataNotFound):
+            data.load("fashion_mnist")
+    assert len(data.load(small).train_labels) == 50
+
+
+@pytest.mark.parametrize("small", ["cifar10"], indirect=True)
+def test_a_tar_that_is_not_the_canonical_one_is_not_unpacked(
+    small: str, server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    [(archive, content)] = server.files.items()
+    (root / archive).write_bytes(content)
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
+    monkeypatch.setattr(datasets.utils, "extract_archive", None)  # whoever calls it fails
+    with pytest.warns(UserWarning, match="its md5 is not"), pytest.raises(data.DataNotFound):
+        data.load(small)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "text"])
