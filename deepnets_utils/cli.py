@@ -1,4 +1,4 @@
-"""The command line: `deepnets report | plan | train | status | list | data | publish | bench`.
+"""The command line: `deepnets report | plan | train | status | list | data | publish`.
 
 Imports nothing heavy before a command needs it: help takes no second. What the user can put right is one line on
 stderr and exit code 2, before anything runs; what fails while running gives exit code 1.
@@ -14,17 +14,18 @@ from typing import Annotated, Any
 
 import typer
 
-from deepnets_utils import parameters, paths
-from deepnets_utils.datasets import FOLDER, DataError
-from deepnets_utils.estimates import estimate
-from deepnets_utils.files import write_whole
-from deepnets_utils.parameters import LARGE, ParameterError, notebook_path, read_parameters
-from deepnets_utils.progress import duration
-from deepnets_utils.runs import Result, Run
-from deepnets_utils.signals import TERMINATED
-from deepnets_utils.store import Store, read_records, write_records
-from deepnets_utils.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
-from deepnets_utils.workers import engine, resolve, use_cluster
+from deepnets_utils.reports import parameters
+from deepnets_utils.reports.parameters import LARGE, notebook_path, read_parameters
+from deepnets_utils.runs import paths
+from deepnets_utils.runs.datasets import FOLDER
+from deepnets_utils.runs.errors import DataError, ParameterError
+from deepnets_utils.runs.progress import duration
+from deepnets_utils.runs.run import Result, Run
+from deepnets_utils.runs.store import Store, read_records, write_records
+from deepnets_utils.sweeps.estimates import estimate
+from deepnets_utils.sweeps.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
+from deepnets_utils.sweeps.workers import engine, resolve, use_cluster
+from deepnets_utils.training.signals import TERMINATED
 
 ENDED = {130: "interrupted", TERMINATED: "ended by SIGTERM"}  # 130: typer's exit code for Ctrl-C
 PROFILES = ("smoke", "quick", "overnight", "paper")
@@ -103,7 +104,7 @@ def report(
     for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
         print(folder / "index.html")
         if as_zip:
-            from deepnets_utils.reports import write_zip
+            from deepnets_utils.reports.reporting import write_zip
 
             print(write_zip(folder))
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
@@ -137,7 +138,7 @@ def train(
 
     What is stored is left out. Several machines that share one runs/ folder may work on one list.
     """
-    from deepnets_utils.data import load
+    from deepnets_utils.data.loading import load
 
     if not (listed := [run for file in files for run in _read_runs(file)]):
         raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
@@ -197,7 +198,7 @@ def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
     """Check the data sets; unpack archives that lie there, download what is missing."""
-    from deepnets_utils import data as data_sets
+    from deepnets_utils.data import loading as data_sets
 
     for name in names or []:
         if name not in data_sets.DATA_SETS:
@@ -220,7 +221,7 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
     """Collect finished runs in data/records/."""
     if profile not in PROFILES:
         raise ParameterError(f"profile must be one of {', '.join(PROFILES)}; it is {profile!r}")
-    from deepnets_utils.data import embedded
+    from deepnets_utils.data.loading import embedded
 
     store, folder = Store(published=paths.RECORDS), paths.output_root() / "reports" / profile
     files = {study: folder / f"{study}.runs.jsonl" for study in _selected(studies)}
@@ -244,36 +245,6 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
             write_records(file, results)
         dropped = f", {len(old)} left out that are planned no more" if old and results else ""
         print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing{dropped}")
-
-
-@app.command()
-def bench(
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all that was found.")] = None,
-    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .png or .svg.")] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", help="Measurements of each network and way.")] = 5,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps an epoch; one epoch warms up, two are timed.")] = 100,
-) -> None:
-    """Time this package against PyTorch Lightning and a plain loop.
-
-    All train the same networks on the same batches; exit code 1 when their losses differ. Leave the machine alone
-    meanwhile.
-    """
-    if figure and figure.suffix not in (".png", ".svg"):
-        raise ParameterError(f"--figure takes a .png or .svg file, not {figure}")
-    from deepnets_utils import bench as benchmarks
-    from deepnets_utils.figures import rendered
-
-    found = benchmarks.benchmark(rounds, steps)
-    print(benchmarks.table(found["rows"]).to_string(index=False))
-    if json_file:
-        text = json.dumps(found, indent=1) + "\n"
-        write_whole(json_file, lambda file: file.write(text.encode()))
-    if figure:
-        picture = rendered(benchmarks.draw(found["rows"]), figure.suffix[1:])
-        write_whole(figure, lambda file: file.write(picture))
-    for disagreement in (different := benchmarks.disagreements(found["rows"])):
-        print(f"deepnets: {disagreement}", file=sys.stderr)
-    raise typer.Exit(int(bool(different)))
 
 
 def _selected(studies: Sequence[str] | None) -> list[str]:
@@ -317,7 +288,7 @@ def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_c
     jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
     # nbformat asks for all checkers of JSON formats; this one takes two seconds to import and no notebook needs it.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    from deepnets_utils.reports import make_reports
+    from deepnets_utils.reports.reporting import make_reports
 
     return make_reports(jobs, hide_code=hide_code)
 
@@ -327,7 +298,7 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
 
     Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
     """
-    from deepnets_utils import data
+    from deepnets_utils.data import loading
 
     planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
     files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
@@ -340,8 +311,8 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
     yes = values.get("yes", False) or values["profile"] == "overnight"
     for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
         try:
-            if not data.present(name):
-                data.download(name)
+            if not loading.present(name):
+                loading.download(name)
         except DataError as error:
             print(f"{error}\nNothing is trained on {name}.", file=sys.stderr)
             missing = [run for run in missing if run.dataset != name]
@@ -364,7 +335,7 @@ def _read_runs(file: Path) -> list[Run]:
 
 def _progress(file: Path, stored: Sequence[Result]) -> str:
     """Return in words how far the runs of a list are, and which will be listed only when these are stored."""
-    from deepnets_utils.summaries import read
+    from deepnets_utils.reports.summaries import read
 
     runs = _read_runs(file)
     summary = read(file.with_name(file.name.replace(".runs.jsonl", ".json")))

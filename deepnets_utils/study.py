@@ -15,11 +15,9 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
-from deepnets_utils import data, files, paths, printing, published, statistics, summaries
-from deepnets_utils.cells import Cells, Label, costs
-from deepnets_utils.estimates import estimates
-from deepnets_utils.files import write_text, write_whole
-from deepnets_utils.parameters import (
+from deepnets_utils.data import loading
+from deepnets_utils.reports import printing, summaries
+from deepnets_utils.reports.parameters import (
     check_parameters,
     injected,
     notebook_path,
@@ -28,12 +26,17 @@ from deepnets_utils.parameters import (
     report_folder,
     report_label,
 )
-from deepnets_utils.published import OTHER_SCALE
-from deepnets_utils.runs import Run, canonical
-from deepnets_utils.store import Store
-from deepnets_utils.sweep import sweep
-from deepnets_utils.watching import watch
-from deepnets_utils.workers import end_workers, engine, resolve
+from deepnets_utils.reports.watching import watch
+from deepnets_utils.results import comparison, documents, statistics
+from deepnets_utils.results.cells import Cells, Label, costs
+from deepnets_utils.results.comparison import OTHER_SCALE
+from deepnets_utils.runs import files, paths
+from deepnets_utils.runs.files import write_text, write_whole
+from deepnets_utils.runs.run import Run, canonical
+from deepnets_utils.runs.store import Store
+from deepnets_utils.sweeps.estimates import estimates
+from deepnets_utils.sweeps.sweep import sweep
+from deepnets_utils.sweeps.workers import end_workers, engine, resolve
 
 
 class Study:
@@ -94,7 +97,7 @@ class Study:
         one with a banner. paper: the real one. Raises DataError where the real one is demanded and not to be had.
         """
         chosen = self._choose_data(name)
-        self._data[chosen] = data.CANONICAL[chosen]
+        self._data[chosen] = loading.CANONICAL[chosen]
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
@@ -102,28 +105,28 @@ class Study:
             )
         return chosen
 
-    def images(self, name: str) -> data.Images | None:
+    def images(self, name: str) -> loading.Images | None:
         """Return a data set to look at; where it cannot be had, say why and return None."""
         try:
-            return data.load(name)
-        except data.DataError as error:
+            return loading.load(name)
+        except loading.DataError as error:
             print(f"{error}\nThe stored results are shown without a look at the data.")
             return None
 
     def _choose_data(self, name: str) -> str:
         wanted = self.parameters["data"]
         if self.profile == "smoke" or wanted == "embedded":
-            return data.embedded(name)
-        if data.present(name) or self.train == "never":
+            return loading.embedded(name)
+        if loading.present(name) or self.train == "never":
             return name
         try:
-            data.download(name)
-        except data.DataError as error:
+            loading.download(name)
+        except loading.DataError as error:
             if wanted == "real":
                 raise
             if self.profile == "quick" and not self._has_real_page():
                 self._why = str(error)
-                return data.embedded(name)
+                return loading.embedded(name)
             print(text := f"{error}. Stored runs are shown, nothing is trained.")
             files.notes.append(text)
             self.train = self.parameters["train"] = "never"
@@ -179,13 +182,13 @@ class Study:
         for protocol, cells in values.items():
             exact = all(np.ndim(cell) == 0 for cell in cells.values())
             other = {"other_scale": bool(self.scale) and not exact}
-            frame = published.compare(cells, source, table, metric, protocol=protocol, exact=exact, **other)
+            frame = comparison.compare(cells, source, table, metric, protocol=protocol, exact=exact, **other)
             self._tables.setdefault((source, table), {}).setdefault(protocol, {})[metric] = frame
             self.keep(cells, table, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             texts.append(text.drop(columns="published") if texts else text)
             if frame["verdict"].eq(OTHER_SCALE).any():
-                alike[protocol] = published.likeness(frame)
+                alike[protocol] = comparison.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
             others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, table].values())
@@ -227,7 +230,7 @@ class Study:
         self._verdicts, untried = [], untried or {}
         if unknown := untried.keys() - set(claims):
             raise ValueError(f"untried claims are among those that are judged, {', '.join(claims)}; not {unknown}")
-        asked = [published.claim(name) for name in claims]
+        asked = [documents.claim(name) for name in claims]
         questions = []
         for claim in asked:
             kept = {protocol: self._values.get((protocol, claim.metric), {}) for protocol in protocols}
@@ -270,7 +273,7 @@ class Study:
 
         A figure in which nothing is drawn is a text that says so.
         """
-        from deepnets_utils import figures
+        from deepnets_utils.reports import figures
 
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
@@ -310,7 +313,7 @@ class Study:
             "banner": self.banner,
             "notes": list(dict.fromkeys(files.notes)),
             "data": [
-                {"name": name, "fingerprint": fingerprint, "embedded": name == data.embedded(name)}
+                {"name": name, "fingerprint": fingerprint, "embedded": name == loading.embedded(name)}
                 for name, fingerprint in self._data.items()
             ],
             "device": self.device,

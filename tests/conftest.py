@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fake_trainer import Drivers
 
-from deepnets_utils import estimates, workers
-from deepnets_utils.store import Store
+from deepnets_utils.runs.store import Store
+from deepnets_utils.sweeps import estimates, workers
 
 # Before torch is imported: networks of this size gain nothing from threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

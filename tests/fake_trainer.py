@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from deepnets_utils.datasets import CANONICAL
-from deepnets_utils.runs import Result, Run, Spec
-from deepnets_utils.store import Store
-from deepnets_utils.sweep import sweep
+from deepnets_utils.runs.datasets import CANONICAL
+from deepnets_utils.runs.run import Result, Run, Spec
+from deepnets_utils.runs.store import Store
+from deepnets_utils.sweeps.sweep import sweep
 
 TRAINER = "fake_trainer:train"
 MARK = "DEEPNETS_TEST_DRIVER"

@@ -12,16 +12,18 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from deepnets_utils import cli, estimates, paths, store, workers
-from deepnets_utils.datasets import CANONICAL
-from deepnets_utils.estimates import images_seen
+from deepnets_utils import cli
+from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
 from deepnets_utils.models.cost import training_operations
-from deepnets_utils.parameters import ParameterError
-from deepnets_utils.progress import duration
-from deepnets_utils.runs import Result, Run, Spec, canonical
-from deepnets_utils.store import Store, read_records
-from deepnets_utils.tasks import task
+from deepnets_utils.runs import paths, store
+from deepnets_utils.runs.datasets import CANONICAL
+from deepnets_utils.runs.errors import ParameterError
+from deepnets_utils.runs.progress import duration
+from deepnets_utils.runs.run import Result, Run, Spec, canonical
+from deepnets_utils.runs.store import Store, read_records
+from deepnets_utils.sweeps import estimates, workers
+from deepnets_utils.sweeps.estimates import images_seen
 
 STANDARD = """profile: str = "quick"  # {smoke, quick, overnight, paper} how large
 train: str = "missing"  # {missing, never} what to train
@@ -146,17 +148,17 @@ def test_a_failing_notebook_gives_exit_code_1_and_the_others_run(deepnets: Deepn
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[tuple]:
     """What reports are asked for, none of which is made."""
-    from deepnets_utils import reports
+    from deepnets_utils.reports import reporting
 
     calls: list[tuple] = []
 
-    def make_report(study: str, given: dict, *, hide_code: bool) -> reports.Outcome:
+    def make_report(study: str, given: dict, *, hide_code: bool) -> reporting.Outcome:
         calls.append((study, given, hide_code))
         folder = project / "reports" / given["profile"]
         make_list(folder, study, [RUN, replace(RUN, seed=1)])
-        return reports.Outcome(study, folder, "", 1.0)
+        return reporting.Outcome(study, folder, "", 1.0)
 
-    monkeypatch.setattr(reports, "make_report", make_report)
+    monkeypatch.setattr(reporting, "make_report", make_report)
     return calls
 
 
@@ -216,10 +218,10 @@ def test_a_large_profile_is_planned_trained_in_rounds_and_shown(
 def test_a_large_profile_without_its_data_shows_what_is_stored(
     deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils import data
+    from deepnets_utils.data import loading
 
-    monkeypatch.setattr(data, "present", lambda name: False)
-    monkeypatch.setattr(data, "download", lambda name: (_ for _ in ()).throw(data.DataError("no server answers")))
+    monkeypatch.setattr(loading, "present", lambda name: False)
+    monkeypatch.setattr(loading, "download", lambda name: (_ for _ in ()).throw(loading.DataError("no server answers")))
     code, _, err = deepnets("report", "2", "--profile", "overnight")
     assert code == 0 and "no server answers" in err and "Nothing is trained on" in err
     assert [given.get("train") for _, given, _ in made] == ["never", None], "the page itself says why"
@@ -294,7 +296,9 @@ def test_status_counts_a_network_once_and_needs_no_torch(deepnets: Deepnets, pro
     code = f"""
 import pathlib, sys
 sys.modules["torch"] = None
-from deepnets_utils import cli, paths, store
+from deepnets_utils import cli
+from deepnets_utils.runs import paths
+from deepnets_utils.runs import store
 paths.NOTEBOOKS, store.Store.__init__.__defaults__ = pathlib.Path({str(paths.NOTEBOOKS)!r}), (None, None)
 cli.main()
 """
@@ -382,15 +386,15 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
 def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(
     deepnets: Deepnets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils import data
+    from deepnets_utils.data import loading
 
     def download(name: str) -> None:
         if name == "cifar10":
-            raise data.DataError("cifar10: no server answers")
+            raise loading.DataError("cifar10: no server answers")
 
     states = {"mnist": "ready", "fashion_mnist": "missing", "cifar10": "damaged: test_batch"}
-    monkeypatch.setattr(data, "check", states.get)
-    monkeypatch.setattr(data, "download", download)
+    monkeypatch.setattr(loading, "check", states.get)
+    monkeypatch.setattr(loading, "download", download)
     code, out, err = deepnets("data")
     assert code == 1 and out == "mnist: ready\nfashion_mnist: ready now\ncifar10: no server answers\n"
     assert "cifar10: damaged: test_batch\n" in err

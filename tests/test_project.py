@@ -1,14 +1,17 @@
 """The project's own files: notebooks clean, packages named alike everywhere, nothing of one machine in git."""
 
+import ast
+import graphlib
 import json
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from deepnets_utils import paths
-from deepnets_utils.parameters import notebook_path, read_parameters, study_names
+from deepnets_utils.reports.parameters import notebook_path, read_parameters, study_names
+from deepnets_utils.runs import paths
 
 STANDARD = {"profile": "str", "train": "str", "data": "str", "device": "str", "workers": "int", "yes": "bool"}
 
@@ -90,5 +93,32 @@ def test_the_readme_names_every_command():
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     readme = (paths.ROOT / "README.md").read_text()
-    assert commands == {"report", "plan", "train", "status", "list", "data", "publish", "bench"}
+    assert commands == {"report", "plan", "train", "status", "list", "data", "publish"}
     assert not [command for command in commands if f"deepnets {command}" not in readme]
+
+
+FOLDERS = ("runs", "data", "models", "training", "sweeps", "results", "reports", "study", "cli")
+
+
+def imported(module: Path) -> set[str]:
+    """Return what a module of the package imports of it, wherever it does: at its head, in functions, for types."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_imports_run_one_way_along_the_folders():
+    package = paths.ROOT / "deepnets_utils"
+    files = [path for path in package.rglob("*.py") if path.parent != package or path.stem != "__init__"]
+    modules = {".".join(p.relative_to(paths.ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
+    graph = {module: imported(path) & modules.keys() - {module} for module, path in modules.items()}
+    rank = {module: FOLDERS.index(module.split(".")[1]) for module in modules}
+    against = [(module, name) for module, names in graph.items() for name in names if rank[name] > rank[module]]
+    assert not against
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+    outside = {name.split(".")[0] for module in modules.values() for name in imported(module)}
+    assert not outside & {"benchmarks", "tools", "tests"}

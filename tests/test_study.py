@@ -10,14 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepnets_utils import data, figures, published, watching
-from deepnets_utils.datasets import CANONICAL
+from deepnets_utils.data import loading
+from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
-from deepnets_utils.parameters import ParameterError
-from deepnets_utils.runs import Result, Run, Spec
+from deepnets_utils.reports import figures, watching
+from deepnets_utils.results import documents
+from deepnets_utils.runs.datasets import CANONICAL
+from deepnets_utils.runs.errors import ParameterError
+from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.study import Study
-from deepnets_utils.sweep import SweepTooLong
-from deepnets_utils.tasks import task
+from deepnets_utils.sweeps.sweep import SweepTooLong
 
 NAME = "05_siamese_ablation"
 PROVENANCE = {"wall_seconds": 30.0, "cpu_seconds": 20.0, "device": "x", "data_fingerprint": CANONICAL["digits_28"]}
@@ -129,17 +131,17 @@ def test_smoke_always_uses_the_embedded_digits_and_says_so():
 
 
 def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(monkeypatch):
-    monkeypatch.setattr(data, "present", lambda name: True)
+    monkeypatch.setattr(loading, "present", lambda name: True)
     assert study().dataset("mnist") == "mnist"
-    monkeypatch.setattr(data, "present", lambda name: False)
+    monkeypatch.setattr(loading, "present", lambda name: False)
 
     def refuse(name):
-        raise data.DataError("no server answers")
+        raise loading.DataError("no server answers")
 
-    monkeypatch.setattr(data, "download", refuse)
+    monkeypatch.setattr(loading, "download", refuse)
     fallen = study()
     assert fallen.dataset("mnist") == "digits_28" and fallen.banner
-    with pytest.raises(data.DataError):
+    with pytest.raises(loading.DataError):
         study(data="real").dataset("mnist")
     paper = study(profile="paper")
     assert paper.dataset("mnist") == "mnist" and not paper.banner
@@ -164,8 +166,8 @@ def test_what_is_not_used_is_said_in_the_summary(output):
 
 
 def test_never_needs_no_data_set(monkeypatch):
-    monkeypatch.setattr(data, "present", lambda name: False)
-    monkeypatch.setattr(data, "download", lambda name: pytest.fail("downloaded"))
+    monkeypatch.setattr(loading, "present", lambda name: False)
+    monkeypatch.setattr(loading, "download", lambda name: pytest.fail("downloaded"))
     assert study(train="never").dataset("mnist") == "mnist"
 
 
@@ -270,8 +272,8 @@ def test_a_name_that_only_the_run_parameters_cell_has_fails():
 
 
 def test_the_digits_never_replace_a_page_of_the_real_data(monkeypatch):
-    monkeypatch.setattr(data, "present", lambda name: False)
-    monkeypatch.setattr(data, "download", lambda name: (_ for _ in ()).throw(data.DataError("no server answers")))
+    monkeypatch.setattr(loading, "present", lambda name: False)
+    monkeypatch.setattr(loading, "download", lambda name: (_ for _ in ()).throw(loading.DataError("no server answers")))
     real = study()
     real.banner = ""
     real.finish()
@@ -307,7 +309,7 @@ def test_a_protocol_without_a_side_that_another_has_does_not_try_the_claim():
     made.keep(sides, "table1", "test_error", "as_published")
     made.keep({("Net", "sharing, aux"): [8.1, 8.3]}, "table1", "test_error", "as_coded")
     claims = ["siamese.lenet_above_net"]
-    lhs = published.claim(claims[0]).pairs[0][0]
+    lhs = documents.claim(claims[0]).pairs[0][0]
     assert lhs == "table1:LeNet5:sharing, aux"
     assert list(made.judge(claims, ["as_published", "as_coded"])["protocol"]) == ["as_published"]
     made.keep({("LeNet5", "sharing, aux"): [4.0]}, "table1", "test_error", "as_coded")

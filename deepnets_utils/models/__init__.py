@@ -1,21 +1,4 @@
-"""Models by name: `model("LeNet5", sharing=True)` is a value that `build_model` turns into a network."""
+"""Models by name, one file a family."""
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
-
-from deepnets_utils.registry import Registry
-
-
-def _on_meta(build: Callable[[], Any]) -> Any:
-    with torch.device("meta"):
-        return build()
-
-
-MODELS = Registry("model", try_out=_on_meta)
-model = MODELS.spec
-register_model = MODELS.register
-build_model = MODELS.build
-
-from deepnets_utils.models import estimators, notation, regression, siamese, vgg, vision  # noqa: E402, F401  (they register themselves)
+from deepnets_utils.models import estimators, notation, regression, siamese, vgg, vision  # noqa: F401  (they register)
+from deepnets_utils.models.registry import MODELS, build_model, model, register_model  # noqa: F401

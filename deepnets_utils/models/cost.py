@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepnets_utils.estimates import images_seen
-from deepnets_utils.models import build_model
-from deepnets_utils.runs import Run, Spec
+from deepnets_utils.models.registry import build_model
+from deepnets_utils.runs.run import Run, Spec
+from deepnets_utils.runs.sizes import images_seen
 
 
 @cache

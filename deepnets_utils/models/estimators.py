@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from deepnets_utils.models import register_model
-from deepnets_utils.runs import PositiveFloat, PositiveInt
+from deepnets_utils.models.registry import register_model
+from deepnets_utils.runs.run import PositiveFloat, PositiveInt
 
 
 class Estimator(Protocol):

@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepnets_utils.models import register_model
-from deepnets_utils.runs import PositiveFloat
+from deepnets_utils.models.registry import register_model
+from deepnets_utils.runs.run import PositiveFloat
 
 CHANNELS, SIZE = 3, 32  # of the images
 PIECE = re.compile(r"mp|([1-9][0-9]*)(c|fc)([1-9][0-9]*)?")

@@ -7,8 +7,8 @@ float32 [N, 1].
 
 from torch import nn
 
-from deepnets_utils.models import register_model
-from deepnets_utils.runs import NonNegativeInt, PositiveInt
+from deepnets_utils.models.registry import register_model
+from deepnets_utils.runs.run import NonNegativeInt, PositiveInt
 
 
 @register_model(version=1)

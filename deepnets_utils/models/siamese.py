@@ -5,20 +5,12 @@ norm in the head), LeNet5 62,520, LeNet5_FullyConv 63,092, ResNet 58,244. PyTorc
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deepnets_utils.models import register_model
-
-
-class PairLogits(NamedTuple):
-    """comparison: float [N, 2], logits of "first > second" and "first <= second".
-    digits: float [N, 2, 10], logits of the classes of the first and the second digit."""
-
-    comparison: Tensor
-    digits: Tensor
+from deepnets_utils.data.tasks.digit_pairs import PairLogits
+from deepnets_utils.models.registry import register_model
 
 
 class Siamese(nn.Module):

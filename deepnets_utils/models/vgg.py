@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from deepnets_utils.models import register_model
-from deepnets_utils.runs import Limits
+from deepnets_utils.models.registry import register_model
+from deepnets_utils.runs.run import Limits
 
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2)}  # convolutions before each of the five poolings
 Initialisation = Literal["pytorch", "he"]

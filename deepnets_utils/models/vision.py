@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import nn
 
-from deepnets_utils.models import register_model
-from deepnets_utils.runs import PositiveFloat
+from deepnets_utils.models.registry import register_model
+from deepnets_utils.runs.run import PositiveFloat
 
 CLASSES = 10
 Stem = Literal["imagenet", "cifar"]

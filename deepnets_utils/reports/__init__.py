@@ -1,0 +1,1 @@
+"""Notebooks to pages: parameters, papermill, HTML, figures."""

@@ -1,0 +1,244 @@
+"""Pages that stand alone: a notebook, a profile's index and the list of profiles as HTML without scripts."""
+
+import functools
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader
+from latex2mathml.converter import convert
+from markupsafe import Markup, escape
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter
+
+from deepnets_utils.reports import printing, summaries
+from deepnets_utils.results.statistics import VERDICTS
+from deepnets_utils.runs.progress import duration
+
+TEMPLATES = Path(__file__).with_name("templates")
+PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
+RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
+SHORT = 24  # characters of a row's label
+OPEN_LINES = 15  # of code; a longer cell is folded, but for the parameters
+WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
+WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
+SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
+SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
+
+
+class MathRenderer(IPythonRenderer):
+    """Markdown with its formulas as MathML, which browsers draw without a script."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+    def _html_embed_images(self, html: str) -> str:
+        # The base class closes what a piece of HTML leaves open, and <details> would lose its content.
+        return super()._html_embed_images(html) if "<img" in html else html
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert's plain HTML of the cells, without head, styles and scripts.
+
+    Left out is what takes most of its time: to clean code that is highlighted already, and to parse the whole page
+    once more for pictures without alternative text.
+    """
+
+    def default_filters(self) -> Iterator[tuple[str, Any]]:
+        """Yield the filters of the templates by name."""
+        yield from super().default_filters()
+        yield "highlight_code", self.highlighted
+        yield "clean_html", lambda text: text
+
+    def highlighted(self, source: str, metadata: Mapping[str, Any]) -> str:
+        """Return a cell's code in colours, folded where it is long, so that results stand below the text."""
+        code, lines = Highlight2HTML(pygments_lexer="ipython3", parent=self)(source), source.count("\n") + 1
+        if lines <= OPEN_LINES or "parameters" in metadata.get("tags", []):
+            return code
+        return f"<details><summary>{lines} lines of code</summary>{code}</details>"
+
+    def from_notebook_node(self, *args: Any, **settings: Any) -> tuple[str, dict[str, Any]]:
+        """Return the cells as HTML, and nbconvert's resources."""
+        return super(HTMLExporter, self).from_notebook_node(*args, **settings)
+
+    def markdown2html(self, context: Mapping[str, Any], source: str) -> str:
+        """Return a Markdown text as HTML; pictures that it names beside the notebook are embedded."""
+        renderer = MathRenderer(
+            escape=False,
+            embed_images=True,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
+
+
+def mathml(formula: str, display: str) -> str:
+    """Return a LaTeX formula as MathML, or as code where it cannot be read; display: "inline" or "block"."""
+    try:
+        return convert(formula, display=display)
+    except Exception:  # the converter raises many kinds
+        return f"<code>{escape(formula)}</code>"
+
+
+def study_page(
+    notebook: NotebookNode, folder: Path, summary: Mapping[str, Any], seconds: float, hide_code: bool
+) -> str:
+    """Return an executed notebook as a page. folder: where its Markdown's pictures lie.
+
+    summary: what `study.finish()` wrote. seconds: wall time of the execution, from 0. hide_code: leave the code
+    cells' sources out.
+    """
+    exporter = PageExporter(
+        template_name="basic",
+        exclude_input=hide_code,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
+    content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
+    banners = summaries.banners(summary)
+    if lacking := summaries.missing(summary["runs"]):
+        banners.append(f"{lacking}: what needs them is marked as missing.")
+    return _render(
+        "study",
+        summary=summary,
+        name="+".join(filter(None, (summary["profile"], summary["label"]))),  # as in "quick+epochs=5"
+        banners=banners,
+        seconds=seconds,
+        versions=versions(),
+        sections=[(Markup(anchor), Markup(title)) for anchor, title in SECTION.findall(content)],
+        content=Markup(content),
+    )
+
+
+def printable(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy without what a reader needs no sight of: log lines and widgets."""
+    notebook = NotebookNode(notebook, cells=[NotebookNode(cell) for cell in notebook.cells])
+    for cell in notebook.cells:
+        outputs = []
+        for output in cell.get("outputs", []):
+            data = dict(output.get("data", {}))
+            if output.get("name") == "stderr" or any(kind in data for kind in RUNS_IN_A_BROWSER):
+                continue
+            if "text/html" in data:
+                data["text/html"] = align("".join(data["text/html"]))
+            outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
+        if "outputs" in cell:
+            cell["outputs"] = outputs
+    return notebook
+
+
+def align(text: str) -> str:
+    """Return HTML with classes on the cells of pandas' tables: "text" where a column holds words, "short" for labels.
+
+    What is missing (NaN) is left empty. Only numbers stand to the right, and what is short stays on one line.
+    """
+    if 'class="dataframe"' not in text:
+        return text
+    page = BeautifulSoup(text, "html.parser")
+    for style in page.select("style[scoped]"):
+        style.decompose()  # browsers take it for the whole page
+    for table in page.select("table.dataframe"):
+        for cell in table.find_all("td", string="NaN"):
+            cell.string = ""
+        rows = [row.find_all("td") for row in table.select("tbody tr")]
+        worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
+        for label in table.select("tbody th"):
+            if len(label.get_text()) <= SHORT:
+                label["class"] = "short"
+        headings = [row.find_all("th") for row in table.select("thead tr")]
+        for heading in headings:
+            index, above = heading[: -len(worded) or None], heading[-len(worded) :]
+            for cell in index if len(heading) > len(worded) else []:
+                cell["class"] = "text"
+            rows.append(above if len(above) == len(worded) else [])
+        for row in rows:
+            for cell, word in zip(row, worded, strict=False):
+                if word:
+                    cell["class"] = "text"
+    return str(page)
+
+
+def index_page(
+    name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], notebooks: bool
+) -> str:
+    """Return a profile's index. rows: one a study, as `reports.study_row` makes them.
+
+    claims: as `summaries.claims` returns them. notebooks: link the notebooks, too.
+    """
+    banners: dict[str, list[str]] = {}
+    for row in rows:
+        for text in summaries.banners(row["summary"]) if row["summary"] else []:
+            banners.setdefault(text, []).append(row["study"])
+    runs = [row["summary"]["runs"] for row in rows if row["summary"]]
+    keys = ("total", "missing", "missing_seconds", "missing_unknown", "later")
+    devices = sorted({run.get("missing_on", "any device") for run in runs if run["missing"]})
+    total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
+    lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
+    lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
+    shown = {"banners": banners, "verdicts": count_verdicts(claims), "lacking": lacking, "notebooks": notebooks}
+    return _render("index", name=name, rows=rows, claims=claims, **shown)
+
+
+def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """Return the list of profiles: name, statuses and verdicts (word to number), newest (a time) of each."""
+    return _render("profiles", profiles=profiles)
+
+
+def count_verdicts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how often each verdict occurs, a claim under each protocol, in a fixed order."""
+    found = [claim["verdict"] for claim in claims]
+    return {word: found.count(word) for word in VERDICTS if word in found}
+
+
+def navigation(page: str, before: str | None, after: str | None) -> str:
+    """Return a study's page with links to the index and to its neighbours (names of studies with a page)."""
+    links = ['<a href="index.html">Index</a>']
+    links += [f'<a href="{quote(before)}.html">← {escape(before)}</a>'] if before else []
+    links += [f'<a class="next" href="{quote(after)}.html">{escape(after)} →</a>'] if after else []
+    return re.sub("<!--nav-->.*?<!--/nav-->", f"<!--nav--><nav>{''.join(links)}</nav><!--/nav-->", page)
+
+
+def versions() -> str:
+    """Return Python and the packages that decide the numbers, with their versions."""
+    names = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
+    return ", ".join([f"Python {'.'.join(map(str, sys.version_info[:3]))}", *names])
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(f"{template}.html.j2").render(values)
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "comparisons": printing.comparisons,
+        "effect": printing.effect,
+        "duration": duration,
+        "href": quote,
+        "literal": lambda value: (
+            ", ".join(map(str, value)) if isinstance(value, list) and value else str(value) or '""'
+        ),
+        "minute": lambda time: time[:16].replace("T", " "),
+        "number": lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value,
+    }
+    colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text() + colours)
+    return environment

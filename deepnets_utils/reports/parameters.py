@@ -1,0 +1,264 @@
+"""A notebook's parameters: read from its tagged cell, checked before anything runs. Imports no torch.
+
+The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
+the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
+limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the profile
+says". A number without limits is from 0 to 1,000.
+"""
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepnets_utils.runs import paths
+from deepnets_utils.runs.errors import ParameterError
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
+LARGE = ("overnight", "paper")  # profiles that train on real data alone and share their claims' verdicts
+NEVER = {
+    ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
+    **{(profile, "embedded"): "which trains on the real data only: auto or real" for profile in LARGE},
+}
+MOST = 1_000  # of a number without limits: so many runs a cell take seconds to list
+LABEL_LENGTH = 80  # of a folder's name, in characters
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the parameters cell.
+
+    choices is empty where any value of the type within the limits is allowed; limits are None where none are declared.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as the declared type (int to float, a list's text to items); raises ParameterError.
+
+        A list's items may also come as a text with commas between them or as one bare value, as papermill's -p gives
+        them. They are matched with the choices by their text: 1 is "1", None is "None".
+        """
+        if self.type == "float" and type(value) is int:
+            value = float(value)
+        if self.type == "list" and type(value) in (str, int, float, bool, type(None)):
+            value = _items(str(value))
+        if self.type == "list" and type(value) is list and self.choices:
+            value = [str(item) for item in value]
+        if type(value) is not TYPES[self.type]:
+            raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
+        if self.type == "list" and (twice := [item for item in value if value.count(item) > 1]):
+            raise ParameterError(f"{self.name} must not name anything twice; {twice[0]!r} is there {len(twice)} times")
+        example = self._example() if self.type == "list" else ""
+        for item in value if self.type == "list" else [value]:
+            if self.choices and item not in self.choices:
+                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}{example}")
+            low, high = self.limits or (0, MOST)
+            numbers = self.limits is not None or self.type in ("int", "float")
+            if numbers and not (type(item) in (int, float) and low <= item <= high):
+                limits = f"from {low:.12g} to {high:.12g}"
+                raise ParameterError(f"{self.name} must be {limits}; it is {item!r}{example}")
+        return value
+
+    def allowed(self) -> str:
+        """Return choices or limits in braces, as the parameters cell has them, "" where there are none."""
+        if self.limits:
+            return "{{{:.12g}..{:.12g}}}".format(*self.limits)
+        return f"{{{', '.join(self.choices)}}}" if self.choices else ""
+
+    def _example(self) -> str:
+        """Return calls that give two items of a list."""
+        items = ",".join(self.choices[:2] or (f"{limit:.12g}" for limit in self.limits or ()))
+        return f" (write -p '{self.name}={items}', for papermill -p {self.name} '{items}')"
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a command line's `name=text` means; raises ParameterError."""
+        if self.type in ("str", "list"):
+            return self.check(text)
+        return self.check(_literal({"true": "True", "false": "False"}.get(text.lower(), text)))
+
+
+def notebook_path(study: str) -> Path:
+    """Return the notebook of a study (its whole name, or its number: "05" or "5").
+
+    Raises ParameterError with the studies that there are.
+    """
+    studies = study_names()
+    number = study.zfill(2) if study.isdigit() else None
+    for name in studies:
+        if name == study or (number and name.startswith(f"{number}_")):
+            return paths.NOTEBOOKS / f"{name}.ipynb"
+    raise ParameterError(f"no study is called {study!r}; there are {', '.join(studies)}")
+
+
+def study_names() -> list[str]:
+    """Return the studies in order: the names of the notebooks like 01_name; a copy that JupyterLab made is none."""
+    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem))
+
+
+def reads_others(notebook: Path) -> bool:
+    """Return whether a notebook reads the results of others, so that it runs after them.
+
+    Its metadata say so: {"deepnets": {"reads_others": true}}.
+    """
+    return _content(notebook)["metadata"].get("deepnets", {}).get("reads_others", False)
+
+
+def read_title(notebook: Path) -> str:
+    """Return a notebook's first heading, or its file's name where it has none."""
+    for cell in _content(notebook)["cells"]:
+        if cell["cell_type"] == "markdown" and (title := re.search(r"^# (.+)", "".join(cell["source"]), re.M)):
+            return title[1].strip()
+    return notebook.stem
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Return the parameters that a notebook declares, by name and in order.
+
+    Raises ParameterError when the notebook cannot be read, has no cell tagged "parameters", or a line that is not of
+    the form.
+    """
+    if not (cells := _content(notebook)["cells"]):
+        raise ParameterError(f"{notebook.name} is no notebook with cells; is the file damaged?")
+    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise ParameterError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
+    try:
+        comments = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
+            if token.type == tokenize.COMMENT
+        }
+        lines = ast.parse(sources[0]).body
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ParameterError(f"{notebook.name}, parameters cell: {error}") from None
+    parameters = {}
+    for node in lines:
+        try:
+            name, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
+            TYPES[kind]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ParameterError(
+                f"{notebook.name}, parameters cell, line {node.lineno}: write `name: type = literal  # help` "
+                f"with a type of {', '.join(TYPES)}"
+            ) from None
+        text = comments.get(node.lineno, "")
+        braces, said = re.match(r"(?:\{(.*?)\})?\s*(.*)", text).groups()
+        if ".." in (braces or ""):
+            try:
+                low, high = map(float, braces.split(".."))
+                if kind in ("str", "bool"):
+                    raise ValueError
+            except ValueError:
+                raise ParameterError(
+                    f"{notebook.name}, parameters cell, line {node.lineno}: limits are two numbers as in {{0..180}}, "
+                    f"of int, float or list; it is {{{braces}}} of {kind}"
+                ) from None
+            parameter = Parameter(name, kind, default, said, limits=(low, high))
+        else:
+            choices = tuple(choice.strip() for choice in braces.split(",")) if braces else ()
+            parameter = Parameter(name, kind, default, said, choices)
+        parameter.check(parameter.default)
+        parameters[parameter.name] = parameter
+    return parameters
+
+
+def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every declared parameter's value, given or default.
+
+    Raises ParameterError for an unknown name, an impossible value, and data that a profile never uses.
+    """
+    for name in values:
+        if name not in declared:
+            near = difflib.get_close_matches(name, declared, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ParameterError(f"no parameter is called {name!r}{hint}; there are {', '.join(declared)}")
+    checked = {name: item.check(values.get(name, item.default)) for name, item in declared.items()}
+    if (use := (checked.get("profile"), checked.get("data"))) in NEVER:
+        raise ParameterError(f"data must not be {use[1]} in profile {use[0]}, {NEVER[use]}")
+    return checked
+
+
+def injected(namespace: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the names and values of the parameters cell as it was last run, and of the one that papermill put in.
+
+    declared: what the notebook's file declares; a name that only these cells have is a misspelt one. The first gives
+    a declared name its type, the other has papermill's comment. Raises ParameterError where cells ran, the first not.
+    """
+    found: dict[bool, set[str]] = {}
+    for source in namespace.get("In", []):
+        with contextlib.suppress(SyntaxError):
+            lines = ast.parse(source).body
+            typed = {ast.unparse(line.target) for line in lines if isinstance(line, ast.AnnAssign)}
+            if (parameters := bool(typed & declared.keys())) or re.search("^# Parameters$", source, re.M):
+                found[parameters] = typed.union(
+                    ast.unparse(target) for line in lines if isinstance(line, ast.Assign) for target in line.targets
+                )
+    if any(namespace.get("In", [])) and True not in found:
+        raise ParameterError("no cell with lines `name: type = literal` was run: run the one tagged 'parameters'")
+    return {name: namespace[name] for name in set().union(*found.values()) if name in namespace}
+
+
+def _content(notebook: Path) -> dict[str, Any]:
+    """Return a notebook's JSON; of a damaged file one without cells, so that it does not stop other studies."""
+    try:
+        found = json.loads(notebook.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    return {"cells": [], "metadata": {}} | (found if isinstance(found, dict) else {})
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _items(text: str) -> list[Any]:
+    """Return the items of a text: a Python literal, or commas between them, in brackets or not."""
+    if type(value := _literal(text)) is list:
+        return value
+    return [_literal(item.strip()) for item in re.sub(r"^\[(.*)\]$", r"\1", text.strip()).split(",")]
+
+
+def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> str:
+    """Return "" for the profile as it stands, else what was overridden, as in "epochs=5,seeds=3".
+
+    values: checked values by name; a missing one counts as its default. The text is fit for a file name, and
+    different overrides have different texts. Embedded data are an override, too: they never replace a page of
+    real data.
+    """
+    given = {name: values.get(name, parameter.default) for name, parameter in declared.items()}
+    changed = [name for name in declared if name not in STANDARD and given[name] != declared[name].default]
+    if given.get("data") == "embedded":
+        changed.append("data")
+    parts = {name: given[name] if isinstance(given[name], list) else [given[name]] for name in changed}
+    text = ",".join(f"{name}={'_'.join(map(str, parts[name]))}" for name in sorted(parts))
+    safe = re.sub(r"[^A-Za-z0-9._=,-]", "_", text)
+    items = [str(item) for name in changed if isinstance(given[name], list) for item in given[name]]
+    if safe == text and len(safe) <= LABEL_LENGTH and not any("_" in item for item in items):
+        return safe
+    digest = hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
+    return f"{safe[: LABEL_LENGTH - 9]}-{digest[:8]}"
+
+
+def report_folder(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> Path:
+    """Return where a notebook with these values reports: reports/<profile>, or reports/<profile>+<label>."""
+    label = report_label(values, declared)
+    profile = values.get("profile", declared["profile"].default)
+    return paths.output_root() / "reports" / (f"{profile}+{label}" if label else profile)

@@ -1,0 +1,230 @@
+"""How a study's numbers are written for a reader: comparisons, verdicts, the audit, and one difference in words."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from pandas.io.formats.style import Styler
+
+from deepnets_utils.results.comparison import OTHER_SCALE
+from deepnets_utils.results.statistics import difference_interval, smallest_significant, summary
+from deepnets_utils.runs.run import Run
+
+Plan = Mapping[str, Mapping[tuple[str, ...], Sequence[Run]]]
+
+
+def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
+    """Return a table of `comparison.compare` for printing, by row and column; form: of our numbers, as in ".2f".
+
+    Without verdicts where ours are of another scale: `comparison.likeness` says how like they are.
+    """
+    text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
+    text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
+    ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
+    text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
+    if not exact:
+        text[f"95 % {protocol}".strip()] = [
+            interval(low, high, form) for low, high in zip(frame["low"], frame["high"], strict=True)
+        ]
+    if not frame["verdict"].eq(OTHER_SCALE).any():
+        text[f"verdict {protocol}".strip()] = frame["verdict"]
+    return text.set_index(["row", "column"])
+
+
+def scale(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+    """Return in words which settings are not those of profile paper, "" where only numbers of runs (seeds) are.
+
+    A number says how large a training is, 0 that all there is is taken; texts and lists say what is trained.
+    """
+    changed = [
+        f"{name.replace('_', ' ')} {_size(value)} ({_size(paper[name])})"
+        for name, value in settings.items()
+        if isinstance(value, (int, float)) and not name.endswith("seeds") and value != paper[name]
+    ]
+    return f"Another scale than the document's (in brackets): {', '.join(changed)}." if changed else ""
+
+
+def _size(number: float) -> str:
+    return f"{number:,g}" if number else "all"
+
+
+def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return verdicts, each with what `statistics.Verdict` holds and its claim's statement, for printing."""
+    shown = [
+        {
+            "claim": line["statement"],
+            "protocol": line["protocol"],
+            "verdict": line["verdict"],
+            "comparisons": comparisons(line),
+            **dict(zip(("effect", "95 %"), effect(line), strict=True)),
+            "n": line["n"],
+            "p": _p_value(line),
+            "note": note(line),
+        }
+        for line in lines
+    ]
+    return pd.DataFrame(shown).set_index("claim")
+
+
+def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdicts on one claim in words, a protocol each; "not judged here" where there are none."""
+    texts = []
+    for line in lines:
+        text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
+        number, ends = effect(line)
+        of = f"; the {_rank(line)} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
+        texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']}{of})" if ends else ""))
+    return "; ".join(texts) or "not judged here"
+
+
+def comparisons(line: Mapping[str, Any]) -> str:
+    """Return what the means of a verdict's comparisons say, and how many of them are shown; "" where nothing ran."""
+    if not line["n"] or "shown" not in line:  # a summary of an older version has none
+        return ""
+    return f"{line['pointing']} of {line['comparisons']} point the claimed way, {line['shown']} shown"
+
+
+def resolution(n: int, claims: int) -> str:
+    """Return in words what n runs a side can show where so many claims are tested and corrected together."""
+    if n < 2 or not claims:
+        return "Nothing can be tested yet: that takes two runs on each side."
+    first, last = (smallest_significant(n, k) for k in (claims, 1))
+    return (
+        f"With {n} runs a side a difference must be about {first:.1f} standard deviations to be significant at the "
+        f"first step of the correction, and {last:.1f} at the last."
+    )
+
+
+def note(line: Mapping[str, Any]) -> str:
+    """Return which comparison a verdict's effect is of, and what is missing or diverged."""
+    return "; ".join(filter(None, (f"{_rank(line)}: {line['pair']}" if line["n"] else "", line["note"])))
+
+
+def _rank(line: Mapping[str, Any]) -> str:
+    return "most opposite" if line["verdict"] in ("contradicted", "leans against") else "weakest"
+
+
+def _p_value(line: Mapping[str, Any]) -> str:
+    """Return the corrected p-value of a verdict, of an undecided one the smaller; "" where nothing could be tested."""
+    sides = {"supported": line["p_supported"], "contradicted": line["p_contradicted"]}
+    sides |= {"leans": line["p_supported"], "leans against": line["p_contradicted"]}
+    p = sides.get(line["verdict"], min(sides.values()))
+    return "" if line["n"] < 2 else f"{p:.2g}" if p >= 0.001 else "< 0.001"
+
+
+def effect(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a verdict's effect with its unit, and its interval, as texts; "" for what there is not."""
+    known = line["effect"] is not None and not np.isnan(line["effect"])
+    ends = "" if line["note"] == "exact" else interval(line["low"], line["high"], ".3g")
+    return f"{line['effect']:.3g} {line['unit']}" if known else "", ends
+
+
+def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
+    """Return findings (name, what is wrong, what changes) as a table of texts, whatever shows it."""
+    left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
+    table = pd.DataFrame(findings, columns=["finding", "what is wrong", "what changes without it"])
+    styled = table.style.format(escape="html").hide().set_properties(**left)
+    return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
+
+
+def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
+    """Return a table of the lines that have runs, and how many wait for theirs.
+
+    lines: label -> column -> what stands there. One has runs where "n" or "diverged" is above 0; without a column "n",
+    where anything stands in it. names: of the labels' parts.
+    """
+    filled = {
+        label: line
+        for label, line in lines.items()
+        if (line["n"] or line.get("diverged") if "n" in line else any(line.values()))
+    }
+    waiting = f"{len(lines) - len(filled)} of {len(lines)} lines wait for runs; the cost of each cell ends the page."
+    text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
+    frame = pd.DataFrame(filled).T
+    return HTML(text + ((frame.rename_axis(names) if names else frame).to_html(na_rep="") if filled else ""))
+
+
+def plans(
+    paper: Plan, here: Plan, names: Sequence[str], pflop: Callable[[Run], float], stored: Collection[str]
+) -> HTML:
+    """Return a table of what the runs of two plans cost, in PFLOP (10^15 operations), and the sums in words.
+
+    paper, here: part -> label -> runs, of profile paper and of this one; a run that two parts share is counted in the
+    first. names: of part and label. pflop: of a run's training. stored: digests of the runs that are not missing.
+    """
+    lines: dict[tuple[str, ...], dict[str, float]] = {}
+    seen: set[str] = set()
+    seen_here: set[str] = set()
+    for part, label, runs in ((part, label, runs) for part, cells in paper.items() for label, runs in cells.items()):
+        new = [run for run in runs if run.digest not in seen]
+        own = [run for run in here.get(part, {}).get(label, []) if run.digest not in seen_here]
+        seen |= {run.digest for run in new}
+        seen_here |= {run.digest for run in own}
+        if new or own:
+            lines[part, *label] = {
+                "PFLOP a run, paper": pflop(new[0]) if new else np.nan,
+                "runs, paper": len(new),
+                "PFLOP in all, paper": sum(map(pflop, new)),
+                "PFLOP a run, here": pflop(own[0]) if own else np.nan,
+                "runs here": len(own),
+                "missing here": sum(run.digest not in stored for run in own),
+            }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table.index = pd.MultiIndex.from_tuples(lines, names=names)
+    total, lacking = table["PFLOP in all, paper"].sum(), (table["PFLOP a run, here"] * table["missing here"]).sum()
+    hours = f"{total / 0.02 / 3600:,.0f} h at a sustained 20 TFLOP/s, by arithmetic and not measured"
+    return HTML(
+        f"{table.to_html()}<p>Profile paper: {table['runs, paper'].sum()} runs, {total:,.0f} PFLOP; {hours}.</p>"
+        f"<p>Missing in this profile: {table['missing here'].sum()} runs, {lacking:.4g} PFLOP.</p>"
+    )
+
+
+def mean(values: Sequence[float], form: str = ".2f") -> str:
+    """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run.
+
+    Of times that a run did not reach (inf) there is no mean: their median, and how many were never reached.
+    """
+    s = summary(values)
+    if s.unreached:
+        median = f", median {s.median:{form}}" if np.isfinite(s.median) else ""
+        return f"{s.unreached} of {s.n} never{median}"
+    return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
+
+
+def interval(low: float | None, high: float | None, form: str = ".2f") -> str:
+    """Return "low to high", or the one end that is finite; "" of an interval that could not be computed."""
+    low, high = (end if end is not None and np.isfinite(end) else None for end in (low, high))
+    if low is None or high is None:
+        return f"at least {low:{form}}" if low is not None else f"at most {high:{form}}" if high is not None else ""
+    return f"{low:{form}} to {high:{form}}"
+
+
+def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:
+    """Return mean(left) - mean(right) with Welch's 95 % interval and both n in words, or "too few runs".
+
+    left, right: one value a run, NaN for a diverged one. unit: written after the number.
+    """
+    low, high = difference_interval(left, right)
+    if np.isnan(low):
+        return "too few runs"
+    one, other = summary(left), summary(right)
+    number = f"{one.mean - other.mean:{form}} {unit}".rstrip()
+    return f"{number} (95 %: {low:{form}} to {high:{form}}; n = {one.n} and {other.n})"
+
+
+def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
+    """Return a text of each line's mean, spread, n and diverged runs (the columns, in this order).
+
+    What is missing is left out.
+    """
+
+    def text(mean: float, spread: float, n: float = np.nan, diverged: int = 0) -> str:
+        lost = f"{diverged} diverged" if diverged else ""
+        if pd.isna(mean):
+            return lost
+        runs = ", ".join(filter(None, ("" if pd.isna(n) else f"n={n:.0f}", lost)))
+        return f"{mean:{form}}" + ("" if pd.isna(spread) else f" ± {spread:{form}}") + (f" ({runs})" if runs else "")
+
+    return [text(*line) for line in frame[list(columns)].itertuples(index=False)]

@@ -1,0 +1,119 @@
+"""What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from deepnets_utils.reports.parameters import LARGE
+from deepnets_utils.results import comparison
+from deepnets_utils.runs.files import locked, move_aside, warn, write_text
+from deepnets_utils.runs.progress import duration
+from deepnets_utils.runs.run import nan_to_null
+
+SCALES = LARGE[::-1]  # their claims are judged together, the largest scale first
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a file's JSON object, {} when there is none; a damaged file is reported and moved aside."""
+    try:
+        if not isinstance(found := json.loads(file.read_text(encoding="utf-8")), dict):
+            raise ValueError("it is no object")
+        return found
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        warn(f"{file.name} is not used: {error}; {move_aside(file)}")
+        return {}
+
+
+def read_all(folder: Path) -> list[dict[str, Any]]:
+    """Return what the studies of a profile's folder wrote, in order."""
+    return [found for path in sorted(folder.glob("[0-9][0-9]_*.json")) if (found := read(path))]
+
+
+def scales(folder: Path) -> list[Path]:
+    """Return the folders whose claims a profile's pages judge, the largest scale first: its own, or those of SCALES."""
+    return [folder.with_name(name) for name in SCALES] if folder.name in SCALES else [folder]
+
+
+def claims(folder: Path) -> list[dict[str, Any]]:
+    """Return the verdicts that a profile's pages show, a line a claim and protocol, with its "study" and "profile".
+
+    Each is of the largest of the profile's scales that has the runs for it.
+    """
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for place in scales(folder):
+        for summary in read_all(place):
+            for claim in summary["claims"]:
+                key = summary["study"], claim["id"], claim["protocol"]
+                if lines.get(key, {"verdict": "too few runs"})["verdict"] == "too few runs":
+                    lines[key] = {"study": summary["study"], "profile": place.name} | claim
+    return sorted(lines.values(), key=lambda line: line["study"])
+
+
+def write(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a study's summary, last of all, and what several studies contribute to.
+
+    That is tables/claims.csv, and tables of which each study has some metrics.
+    """
+    text = json.dumps(nan_to_null(summary), indent=1)  # an interval that reaches infinity is open on that side
+    with locked(folder / ".claims.lock"):  # studies that finish at once
+        summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
+        summaries.sort(key=lambda each: each["study"])
+        lines = [{"study": each["study"]} | claim for each in summaries for claim in each["claims"]]
+        write_text(folder / "tables" / "claims.csv", pd.DataFrame(lines).to_csv(index=False))
+        tables = [table for each in summaries for table in each["tables"]]
+        for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
+            rows = [row for table in tables if table["file"] == file for row in table["rows"]]
+            write_text(folder / file, "\n".join([columns, *rows, ""]))
+        write_text(folder / f"{summary['study']}.json", text)
+
+
+def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines.
+
+    "cells" counts those of another scale, too, and "likeness" says in words how like these are to the printed ones.
+    """
+    lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
+    about = {
+        "file": f"tables/{source}_{name}.csv",
+        "title": f"{source}: {name}, {protocol}".removesuffix(", "),
+        "cells": int(frame["verdict"].ne("").sum()),
+        "likeness": comparison.likeness(frame),
+        comparison.OTHER_SCALE: int(frame["verdict"].eq(comparison.OTHER_SCALE).sum()),
+    }
+    return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
+
+
+def counts(verdicts: pd.Series) -> dict[str, int]:
+    """Return how many cells have each of `comparison.WORDS`."""
+    return {word: int((verdicts == word).sum()) for word in comparison.WORDS}
+
+
+def banners(summary: Mapping[str, Any]) -> list[str]:
+    """Return what stands above a study's numbers: whose data these are, and what was not used."""
+    notes = summary.get("notes", [])
+    text = "; ".join(notes[:2]) + (f"; and {len(notes) - 2} more" if notes[2:] else "")
+    return [line for line in (summary["banner"], text) if line]
+
+
+def missing(runs: Mapping[str, Any]) -> str:
+    """Return in words how many of a summary's runs are missing and what they would cost, "" where none is.
+
+    The cost is that of one run after another as `estimates` knows it for the study's device; runs like nothing stored
+    from such a device are named, and those that cannot be planned yet.
+    """
+    if not runs["missing"]:
+        return ""
+    text = f"{runs['missing']} of {runs['total']} runs are not there"
+    unknown, device = runs.get("missing_unknown", runs["missing"]), runs.get("missing_on", "any device")
+    if unknown == runs["missing"]:
+        text += f", nothing like them that was trained on {device} is stored to tell their time from"
+    else:
+        time = duration(runs["missing_seconds"])
+        text += f"; by stored runs on {device} they take about {time} one after another"
+        text += f", without {unknown} that nothing stored is like" if unknown else ""
+    return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")

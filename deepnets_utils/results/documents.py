@@ -1,0 +1,140 @@
+"""What the documents say: their printed numbers and their claims, read from data/published."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import pandas as pd
+
+from deepnets_utils.runs.paths import PUBLISHED
+
+
+class Bound(NamedTuple):
+    """What a claim compares mean(lhs) with: factor * mean(rhs) + offset."""
+
+    factor: float
+    offset: float
+
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_TOLERANT = ("equal", "not_less", "not_greater")
+_MARGINS = (
+    ("", ("less", "greater"), lambda: (Bound(1, 0), Bound(1, 0))),
+    (f"{_NUMBER} % of rhs", _TOLERANT, lambda m: (Bound(1 - m / 100, 0), Bound(1 + m / 100, 0))),
+    (f"a factor of {_NUMBER}", _TOLERANT, lambda m: (Bound(1 / m, 0), Bound(m, 0))),
+    (_NUMBER, _TOLERANT, lambda m: (Bound(1, -m), Bound(1, m))),
+    (f"{_NUMBER} percentage points", _TOLERANT, lambda m: (Bound(1, -m), Bound(1, m))),
+    (f"{_NUMBER} to {_NUMBER}", ("ratio_within",), lambda a, b: (Bound(a, 0), Bound(b, 0))),
+    (f"{_NUMBER} to {_NUMBER} percentage points", ("difference_within",), lambda a, b: (Bound(1, a), Bound(1, b))),
+)
+KINDS = {  # and how a reader is told of one, with its margin
+    "less": "less",
+    "greater": "greater",
+    "equal": "equal within {}",
+    "not_less": "not less by {}",
+    "not_greater": "not greater by {}",
+    "ratio_within": "ratio of {}",
+    "difference_within": "difference of {}",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a document says, as pairs (lhs, rhs) of cells "table:row:column"; an rhs may be a number ("0.5").
+
+    kind: one of KINDS. metric: of both sides, in the units of results.csv. margin: the text of claims.csv; an empty one
+    of not_less and not_greater becomes 2 percentage points where the metric ends in "error" or "accuracy" (these are in
+    %), else a factor of 2, the rule that go_deep.depth_no_help_mean states.
+    Raises ValueError for an unknown kind and a margin that its kind does not allow.
+    """
+
+    id: str
+    source: str
+    where: str
+    statement: str
+    kind: str
+    metric: str
+    pairs: tuple[tuple[str, str], ...]
+    margin: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.margin and self.kind in ("not_less", "not_greater"):
+            in_percent = self.metric.endswith(("error", "accuracy"))
+            object.__setattr__(self, "margin", "2 percentage points" if in_percent else "a factor of 2")
+        _ = self.bounds  # a claim that cannot be judged fails when it is made
+
+    @property
+    def bounds(self) -> tuple[Bound, Bound]:
+        """The lower and the upper bound that the margin stands for."""
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.id}: unknown kind {self.kind!r}; allowed: {', '.join(KINDS)}")
+        allowed = {pattern: bounds for pattern, kinds, bounds in _MARGINS if self.kind in kinds}
+        for pattern, bounds in allowed.items():
+            if match := re.fullmatch(pattern, self.margin):
+                lower, upper = bounds(*map(float, match.groups()))
+                if lower <= upper:
+                    return lower, upper
+        texts = ", ".join(repr(pattern.replace(_NUMBER, "N")) for pattern in allowed)
+        raise ValueError(f"{self.id}: {self.kind} does not understand margin {self.margin!r}; allowed: {texts}")
+
+
+def claims(source: str | None = None) -> list[Claim]:
+    """Return the claims of one source, or of all, in the order of claims.csv."""
+    rows = _read("claims.csv")
+    if source is not None:
+        rows = only(rows, "source", source)
+    fields = ["id", "source", "where", "statement", "kind", "metric", "margin", "note"]
+    return [
+        Claim(pairs=tuple(zip(row["lhs"].split(";"), row["rhs"].split(";"), strict=True)), **row[fields])
+        for _, row in rows.iterrows()
+    ]
+
+
+def claim(id: str) -> Claim:
+    """Return one claim; ValueError lists the claims of its source, the part before the dot."""
+    of_source = {item.id: item for item in claims(id.partition(".")[0])}
+    if id not in of_source:
+        raise ValueError(f"unknown claim {id!r}; there are: {', '.join(of_source)}")
+    return of_source[id]
+
+
+def claims_table(ids: Sequence[str]) -> pd.DataFrame:
+    """Return the statements of some claims for display, with their place in the document ("" of our own).
+
+    The last column says how each is judged, with its margin.
+    """
+    found = [claim(id) for id in ids]
+    columns = {
+        "in the document": ["" if c.statement.startswith("(ours)") else c.where for c in found],
+        "judged as": [KINDS[c.kind].format(c.margin.replace("rhs", "the other side")) for c in found],
+    }
+    return pd.DataFrame(columns, pd.Index([c.statement for c in found], name="claim"))
+
+
+def results(source: str, table: str | None = None) -> pd.DataFrame:
+    """Return the published cells of one table, or of all tables of a source, in the order of results.csv.
+
+    Columns: source, table, row, column, metric, value, spread, n, unit, note and printed, the value's text.
+    ValueError lists the sources or tables that exist.
+    """
+    rows = only(_read("results.csv"), "source", source)
+    if table is not None:
+        rows = only(rows, "table", table, f" of {source}")
+    types = {"value": float, "spread": float, "n": "Int64"}
+    filled = {name: pd.to_numeric(rows[name].where(rows[name] != "")) for name in types}
+    return rows.assign(**filled, printed=rows["value"]).astype(types)
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED / name, dtype=str, keep_default_na=False)
+
+
+def only(rows: pd.DataFrame, column: str, wanted: str, where: str = "") -> pd.DataFrame:
+    chosen = rows[rows[column] == wanted]
+    if chosen.empty:
+        raise ValueError(f"unknown {column} {wanted!r}{where}; there are: {', '.join(rows[column].unique())}")
+    return chosen

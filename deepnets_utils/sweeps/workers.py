@@ -1,0 +1,264 @@
+"""Where runs are trained: in this process, in processes of this machine, or wherever an Executor sends them."""
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from deepnets_utils.runs.errors import DataError, ParameterError
+from deepnets_utils.runs.run import LOOP_VERSION, Result, Run
+from deepnets_utils.training.signals import terminated
+
+DEVICES = ("auto", "cpu", "cuda")
+DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
+SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux's control groups
+GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
+
+_one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
+
+
+class UnfitWorker(RuntimeError):
+    """A worker has other versions than the driver, no data set, or not the folder that a teacher's weights need."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions on which numbers depend; torch's without its build, so that CPU and CUDA work together."""
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in ("deepnets-utils", "torch")}
+    return installed | {"training loop": str(LOOP_VERSION)}
+
+
+def call_group(
+    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path] | None
+) -> list[Result]:
+    """Train one run, or several as one network, one call at a time in a process; this is what an Executor is sent.
+
+    driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
+    one run reads and writes, by option; None for runs that train as one network. A worker that does not see the claim
+    shares no folder with the driver: it trains without checkpoints.
+    Raises UnfitWorker, before anything is trained.
+    """
+    host = f"worker {os.getpid()} on {socket.gethostname()}"
+    if versions() != driver:
+        raise UnfitWorker(f"{host} has {versions()}, the driver has {driver}: install the same")
+    if files and not claim.exists():
+        if files.keys() - {"checkpoint"}:
+            raise UnfitWorker(f"{host} does not share {claim.parents[1]}: teachers and students need a common folder")
+        files = {}
+    try:
+        with _one_run:
+            name, _, function = trainer.partition(":")
+            module = importlib.import_module(name)
+            if files is None:
+                return module.train_group(runs, device=device)
+            [run] = runs
+            return [getattr(module, function)(run, device=device, **files)]
+    except DataError as error:
+        raise UnfitWorker(f"{host}: {error}") from error
+
+
+def groups(trainer: str, runs: Iterable[Run], device: str) -> list[tuple[bool, list[Run]]]:
+    """Return the runs of each call, and whether they train as one network: those with one key, at most 64, do."""
+    together: dict[tuple[bool, Any], list[Run]] = {}
+    for run in runs:
+        key = group_key(trainer, run, device)
+        together.setdefault((False, run.digest) if key is None else (True, key), []).append(run)
+    return [
+        (stacked, part[start : start + GROUP])
+        for (stacked, _), part in together.items()
+        for start in range(0, len(part), GROUP)
+    ]
+
+
+def group_key(trainer: str, run: Run, device: str) -> Any:
+    """Return what runs share that train as one network on cuda, from the trainer's module; None for one on its own."""
+    if not device.startswith("cuda"):
+        return None
+    module = importlib.import_module(trainer.partition(":")[0])  # late: this module imports no torch
+    return module.group_key(run) if hasattr(module, "group_key") else None
+
+
+class InProcess(Executor):
+    """Runs a call at once, in this process."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(call(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class WorkerProcess(Executor):
+    """One process on this machine that ends when it is stopped and when the process that made it dies.
+
+    Its death breaks the call that it was at, no other: a pool of several would lose the neighbours' runs with it.
+    The next call starts a new process.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        reader, self._lifeline = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_with, initargs=(reader,))
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        try:
+            return self._pool.submit(call, *args, **kwargs)
+        except BrokenProcessPool:
+            self.shutdown()
+            self._start()
+            return self._pool.submit(call, *args, **kwargs)
+
+    def terminate(self) -> None:
+        """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
+        with contextlib.suppress(OSError):  # it is gone
+            self._lifeline.send_bytes(b"terminated")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
+        self._lifeline.close()
+        self._pool.shutdown(wait=wait, cancel_futures=True)
+
+
+_idle: list[WorkerProcess] = []
+
+
+def take_workers(count: int) -> list[WorkerProcess]:
+    """Return `count` workers, those that an earlier sweep of this process left first: a start costs seconds."""
+    return [_idle.pop() if _idle else WorkerProcess() for _ in range(count)]
+
+
+def keep_workers(workers: Iterable[WorkerProcess]) -> None:
+    """Leave idle workers to the next sweep; they end with this process, or by `end_workers`."""
+    _idle.extend(workers)
+
+
+def end_workers() -> None:
+    """End the workers that are idle."""
+    while _idle:
+        _idle.pop().shutdown()
+
+
+def _live_with(lifeline: Connection) -> None:
+    # The other end is held by the driver alone. It closes when the driver stops the worker and when the driver
+    # dies in any way, SIGKILL included; the standard pool's workers would go on for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Of SIGTERM, which a cluster sends to all processes, the driver tells who trains; who does not may go.
+    signal.signal(signal.SIGTERM, lambda *_: _one_run.locked() or os._exit(0))
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while lifeline.recv_bytes():
+                terminated.set()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def engine(device: str, workers: int) -> dict[str, Any]:
+    """Return where a sweep trains, as its options device, workers and executor: here, or on a Dask cluster.
+
+    device, workers: from `resolve`. The cluster is the one whose scheduler $DEEPNETS_DASK names. On cuda each call
+    takes one of the worker resource GPU; ParameterError where no worker offers it.
+    """
+    if (client := _client(os.environ.get(DASK, ""))) is None:
+        return {"device": device, "workers": workers}
+    offered = [worker["resources"].get("GPU", 0) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    if device == "cuda":
+        if offered and not any(offered):
+            raise ParameterError("device is cuda, but no Dask worker offers a GPU: start them with --resources GPU=1")
+        workers, resources = int(sum(offered)), {"resources": {"GPU": 1}}
+    else:
+        workers, resources = len(offered), {}
+    # Not pure: Dask would answer a run that is tried again with the failure that it still remembers.
+    return {"device": device, "workers": max(1, workers), "executor": client.get_executor(pure=False, **resources)}
+
+
+@functools.cache
+def _client(address: str) -> Any:
+    if not address:
+        return None
+    from distributed import Client
+
+    return Client(address, set_as_default=False)
+
+
+def use_cluster(address: str) -> None:
+    """Have this process, and those that it starts, train on the Dask cluster with a scheduler at tcp://host:port.
+
+    Raises ParameterError where dask.distributed is missing or nothing answers.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise ParameterError('a Dask cluster needs dask.distributed: pip install -e ".[cluster]"')
+    try:
+        url = urlsplit(address)
+        socket.create_connection((url.hostname or "", url.port or 0), SCHEDULER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"no Dask scheduler answers at {address!r} (tcp://host:port): {error}") from None
+    os.environ[DASK] = address
+
+
+def resolve(device: str, workers: int) -> tuple[str, int]:
+    """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
+
+    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means as many as `usable_cpus`, and one on
+    cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
+    Raises ParameterError for other values, and for cuda where there is none.
+    """
+    if workers < 0:
+        raise ParameterError(f"workers must not be below 0, it is {workers}")
+    if device not in DEVICES:
+        raise ParameterError(f"device must be one of {', '.join(DEVICES)}; it is {device!r}")
+    if os.environ.get(DASK):
+        device = "cpu" if device == "auto" else device
+    elif device != "cpu":
+        import torch  # late: this module imports no torch
+
+        if torch.cuda.is_available():
+            device = "cuda"
+        elif device == "cuda":
+            raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
+        else:
+            device = "cpu"
+    return device, workers or (usable_cpus() if device == "cpu" else 1)
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that this process may use, from 1: those of its affinity, or its share of them by a quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(min([affinity, *_quotas()]))
+
+
+def _quotas() -> Iterator[float]:
+    """Yield the CPU quotas, in CPUs, of this process's control groups (a container's, say) and of those above them."""
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 1 names its controllers, version 2 has one tree for all.
+        root, names = (GROUPS / "cpu", ("cfs_quota_us", "cfs_period_us")) if controllers else (GROUPS, ("max",))
+        own = Path(path.strip("/"))
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+                quota, period = " ".join((root / group / f"cpu.{name}").read_text() for name in names).split()
+                if int(quota) > 0:  # version 1 says -1 for none
+                    yield int(quota) / int(period)

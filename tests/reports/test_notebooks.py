@@ -1,0 +1,319 @@
+"""The notebooks themselves: each runs whole in smoke, its exercises are solved, printed numbers come out."""
+
+import ast
+import collections
+import contextlib
+import dis
+import io
+import json
+import re
+from html import escape
+from types import SimpleNamespace
+from urllib.parse import unquote
+
+import IPython.display
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from IPython.core.interactiveshell import InteractiveShell
+
+from deepnets_utils.data import loading
+from deepnets_utils.data.tasks import task
+from deepnets_utils.models import build_model, model
+from deepnets_utils.reports.parameters import notebook_path, read_parameters, reads_others, study_names
+from deepnets_utils.reports.reporting import make_report, make_reports
+from deepnets_utils.results import comparison
+from deepnets_utils.results.cells import Cells
+from deepnets_utils.runs.run import Run
+from deepnets_utils.runs.store import Store
+from deepnets_utils.study import Study
+from deepnets_utils.sweeps.sweep import sweep
+
+SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+WITHOUT_SOME_NETWORKS = {"02_depth_sweep", "06_residual_googlenet"}  # smoke leaves the slowest ones out
+OF_LABELS = (", none", ", extended")  # readings of 04 that leave most distilled students out
+
+
+@pytest.fixture(scope="module")
+def smoke(request, tmp_path_factory):
+    """Each study's summary, outcomes and tables after a smoke report and after a second one from the store.
+
+    Of the studies that are tested; several at once, as `make report` does.
+    """
+    asked = {item.callspec.params["study"] for item in request.session.items if "smoke" in item.fixturenames}
+    with pytest.MonkeyPatch.context() as patch:
+        output = tmp_path_factory.mktemp("output")
+        patch.setenv("DEEPNETS_OUTPUT", str(output))
+        folder = output / "reports" / "smoke"
+        reports = []
+        for train in ("missing", "never"):
+            outcomes = make_reports([(study, {"profile": "smoke", "train": train}) for study in sorted(asked)])
+            summaries = {study: json.loads((folder / f"{study}.json").read_text()) for study in asked}
+            tables = {table["file"] for summary in summaries.values() for table in summary["tables"]}
+            frames = {file: pd.read_csv(folder / file) for file in tables}
+            reports.append(({outcome.study: outcome.error for outcome in outcomes}, summaries, frames))
+        yield folder, *reports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [name for name in study_names() if not reads_others(notebook_path(name))])
+def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
+    folder, (first_errors, first, numbers), (second_errors, second, stored) = smoke
+    assert first_errors[study] == second_errors[study] == ""
+    before, after = first[study], second[study]
+    assert before["runs"]["trained"] > 0 == before["runs"]["missing"] and before["banner"]
+    assert after["runs"]["trained"] == 0
+    assert before["tables"] or any(claim["n"] for claim in before["claims"]), "numbers to look at"
+    costs = pd.read_csv(folder / "tables" / f"{study}_cost.csv")
+    assert (costs["diverged"] < costs["n"]).any()
+    own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in before["tables"]]
+    for table, rows in zip(before["tables"], own, strict=True):
+        frame, filled = numbers[table["file"]], rows["ours"].notna()
+        in_part = study in WITHOUT_SOME_NETWORKS or table["title"].endswith(OF_LABELS)
+        assert frame["ours"].notna().any() if in_part else len(rows) and filled.all()
+        pd.testing.assert_frame_equal(stored[table["file"]], frame)
+    if study in WITHOUT_SOME_NETWORKS:
+        assert pd.concat(own)["ours"].notna().any(), "and not by another study's rows alone"
+    verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
+    assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
+    assert (folder / f"{study}.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", study_names())
+def test_each_link_of_a_page_leads_somewhere(study, smoke):
+    folder = smoke[0]
+    for link in BeautifulSoup((folder / f"{study}.html").read_text(), "html.parser").find_all("a", href=True):
+        file, _, section = unquote(link["href"]).partition("#")
+        target = (folder / file) if file else folder / f"{study}.html"
+        assert target.exists(), link
+        assert not section or f'id="{escape(section, quote=False)}"' in target.read_text(), link
+
+
+def code_cells(study):
+    cells = json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]
+    return [
+        ("".join(cell["source"]), "parameters" in cell["metadata"].get("tags", []))
+        for cell in cells
+        if cell["cell_type"] == "code"
+    ]
+
+
+def names(code):
+    """Return what a cell binds, and what it takes as other cells left it: at once, or in a function whenever called.
+
+    code: of the cell, compiled. An instruction further down counts as a later one.
+    """
+    bound, taken = set(), set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("STORE_NAME", "STORE_GLOBAL"):
+            bound.add(step.argval)
+        elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+            taken |= {step.argval} - bound
+        elif isinstance(step.argval, type(code)):
+            inside = names(step.argval)[1]
+            taken |= inside - bound if step.argval.co_name.endswith(("comp>", "expr>")) else inside
+    return bound, taken
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_no_cell_changes_a_parameter(study):
+    # The cells above it, run once more, would take what it left behind.
+    cells = [names(compile(source, study, "exec"))[0] for source, parameters in code_cells(study) if not parameters]
+    found = set().union(*cells)
+    assert found and not found & set(read_parameters(notebook_path(study)))
+
+
+def bound_twice(sources):
+    """Return the names that two cells bind, not each by an import, and a cell takes from them."""
+    binders, assigned, taken = collections.Counter(), set(), set()
+    for source in sources:
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        imported = {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
+        bound, other = names(compile(source, "cell", "exec"))
+        binders.update(bound)
+        assigned |= bound - imported
+        taken |= other
+    return {name for name in assigned & taken if binders[name] > 1}
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_a_name_that_another_cell_takes_is_bound_in_one(study):
+    """Else what a cell shows when it is run again hangs on which of them was run last; solutions are cells, too."""
+    sources = [source for source, _ in code_cells(study)] + SOLUTION.findall(exercises(study))
+    assert not bound_twice(sources)
+
+
+def test_names_that_are_bound_twice_are_told_from_those_that_a_cell_binds_for_itself():
+    assert bound_twice(["shown = 1", "print(shown)", "shown = [2]"]) == {"shown"}
+    assert bound_twice(["rate = 1", "def f():\n    return rate", "f()", "for rate in (1, 2): pass"]) == {"rate"}
+    assert bound_twice(["total = 1", "total += 1"]) == {"total"}
+    assert bound_twice(["x = [1]", "x = [a for a in x]"]) == {"x"}
+    assert bound_twice(["from numpy import mean", "mean = 1", "print(mean)"]) == {"mean"}
+    assert not bound_twice(["for axes in (1, 2): print(axes)", "axes = 3\nprint([axes + a for a in (1, 2)])"])
+    assert not bound_twice(["import json\nprint(json)", "import json", "def f(json_):\n    return json.loads(json_)"])
+    assert not bound_twice(["line = 1", "def f(line):\n    return line", "line = 2"])
+
+
+def exercises(study):
+    cells = json.loads(notebook_path(study).read_text(encoding="utf-8"))["cells"]
+    return next(text for cell in cells if (text := "".join(cell["source"])).startswith("## Exercises"))
+
+
+@pytest.mark.parametrize("study", study_names())
+def test_three_to_five_exercises_each_with_a_folded_solution(study):
+    text = exercises(study)
+    numbers = re.findall(r"^(\d)\. ", text, re.MULTILINE)
+    assert 3 <= len(numbers) <= 5 and numbers == [str(place) for place in range(1, len(numbers) + 1)]
+    assert text.count("<details><summary>Solution</summary>") == text.count("</details>") == len(numbers)
+    assert SOLUTION.search(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", study_names())
+def test_a_cell_that_is_run_again_shows_the_same_and_the_solutions_run_below(study, smoke, monkeypatch):
+    """In this process and without drawing each figure again: the notebook itself has run in a kernel.
+
+    Again from the last cell to the first, so that each finds what the cells below it have left.
+    """
+    shell, texts = InteractiveShell(), []
+
+    def show(*objects):
+        for thing in objects:
+            forms = shell.display_formatter.format(thing)[0]
+            texts.append(re.sub("T_[0-9a-f]{5}", "", forms.get("text/html", forms["text/plain"])))  # a Styler's name
+
+    def run(source):
+        texts.clear()
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            shell.run_cell(source).raise_error()
+        return [printed.getvalue(), *texts]
+
+    monkeypatch.setattr(Study, "figure", lambda study, figure, *said: plt.close(figure) or " ".join(said))
+    monkeypatch.setattr(IPython.display, "display", show)
+    shell.display_trap.hook = show
+    cells = [source + '\nprofile = "smoke"' * parameters for source, parameters in code_cells(study)]
+    first = [run(source) for source in cells]
+    assert any(map(any, first))
+    for source, shown in reversed(list(zip(cells, first, strict=True))):
+        assert run(source) == shown, source
+    for solution in SOLUTION.findall(exercises(study)):
+        shell.run_cell(solution).raise_error()
+
+
+def function_of(study, name):
+    defined, namespace = [ast.parse(source).body for source, _ in code_cells(study)], {"np": np}
+    node = next(node for node in sum(defined, []) if isinstance(node, ast.FunctionDef) and node.name == name)
+    exec(compile(ast.Module([node], []), study, "exec"), namespace)
+    return namespace[name]
+
+
+def test_a_run_that_never_gets_to_a_level_has_no_epoch_of_it():
+    reached = function_of("06_residual_googlenet", "reached")
+    runs = [SimpleNamespace(status="finished", history={"test_error": errors}) for errors in ([50, 20, 30], [50, 21])]
+    assert [reached(run, 20.0) for run in runs] == [2, np.inf]
+    assert np.isnan(reached(SimpleNamespace(status="diverged"), 20.0))
+
+
+def test_training_times_are_compared_on_one_device_and_path():
+    def runs(device, path, *seconds, status="finished"):
+        return [
+            SimpleNamespace(status=status, provenance={"device": device, "path": path, "cpu_seconds": each})
+            for each in seconds
+        ]
+
+    slow = [*runs("cpu", "loop", 50, 51), *runs("gpu", "replicas", 3), None]
+    quick = [*runs("cpu", "loop", 5, 6, 7), *runs("gpu", "replicas", 1, 1, 1, 1), *runs("cpu", "replicas", 2, 2, 2)]
+    lost = runs("cpu", "loop", 1, 1, 1, status="diverged")
+    kind, seconds = function_of("05_siamese_ablation", "seconds_alike")({"slow": slow + lost, "quick": quick})
+    assert (kind, seconds) == (("cpu", "loop"), {"slow": [50, 51], "quick": [5, 6, 7]})
+
+
+def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: Store):
+    if not loading.present("fashion_mnist"):
+        pytest.skip("Fashion-MNIST is not on this machine")
+    labels = [(statistic, value) for statistic in ("mean", "median", "std") for value in ("zero", "mean", "median")]
+    runs = [
+        Run(
+            dataset="fashion_mnist",
+            task=task("pixel_statistic", statistic=statistic, validation_size=0),
+            model=model("constant", statistic=value, fit_on="test"),
+        )
+        for statistic, value in labels
+    ]
+    cells = Cells({label: [result] for label, result in zip(labels, sweep(runs, store=store), strict=True)})
+    sigma = {(statistic, "sigma"): value for (statistic, _), value in cells.exact("test_target_std").items()}
+    losses = comparison.compare(cells.exact("test_mse"), "go_deep", "table2", "test_mse", exact=True)
+    spreads = comparison.compare(sigma, "go_deep", "table2", "target_std", exact=True)
+    table = pd.concat([losses, spreads])
+    assert len(table) == 12
+    different = table[table["verdict"] == "differs"]
+    assert list(zip(different["row"], different["column"], strict=True)) == [("mean", "sigma")]
+    assert different["ours"].item() == pytest.approx(0.12576, abs=5e-6)
+    zeros = cells.exact("test_target_zero_fraction")["median", "zero"]
+    assert zeros == pytest.approx(0.480, abs=5e-4)
+
+
+def test_the_printed_parameter_counts_are_those_of_the_networks():
+    names = ("LeNet5", "LeNet5_FullyConv", "Net", "ResNet")
+    counts = {(name, "parameters"): sum(p.numel() for p in build_model(model(name)).parameters()) for name in names}
+    table = comparison.compare(counts, "siamese", "text", "parameters", exact=True)
+    assert list(table["verdict"]) == ["agrees"] * 4
+
+
+@pytest.mark.slow
+def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    values = {"profile": "paper", "train": "never", "device": "cpu", "workers": 1}
+    siamese, baselines = Study("05_siamese_ablation", values), Study("01_baselines", values)
+    rng = np.random.default_rng(0)
+    errors = {"sharing, no aux": 14.97, "sharing, aux": 5.16}
+    cells = {
+        (net, column): rng.normal(mean, 0.6, 10) for net in ("LeNet5", "ResNet") for column, mean in errors.items()
+    }
+    siamese.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    siamese.judge(["siamese.resnet_above_lenet", "siamese.aux_lowers"], ["as_coded"])
+    siamese.audit([("a <flaw>", "one run & no more", "spread 0.123")])
+    siamese.finish()
+    baselines.banner = "These numbers come from the digits."
+    baselines.finish()
+    smaller = Study("04_distillation", values | {"profile": "overnight"})
+    smaller.settings(overnight={"epochs": 12}, paper={"epochs": 75})
+    accuracies = {(name, "labels"): [75.0, 76.0] for name in ("Teacher-1", "Deep-ResNet")}
+    smaller.compare({"": accuracies}, "distillation", "table5", "test_accuracy")
+    smaller.judge(["distillation.resnet_improves_teacher", "distillation.labels_overfit"])
+    smaller.finish()
+    (smaller.folder / "04_distillation.html").touch()
+    outcome = make_report("08", {"profile": "paper", "train": "never"})
+    assert outcome.error == ""
+    page = BeautifulSoup((outcome.folder / "08_summary.html").read_text(), "html.parser")
+    for code in page.select(".input_area"):
+        code.decompose()
+    rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")]
+    written = json.loads((outcome.folder / "05_siamese_ablation.json").read_text())
+    for claim in written["claims"]:
+        (row,) = [row for row in rows if claim["id"] in row[0]]
+        means = f"{claim['pointing']} of {claim['comparisons']} point the claimed way, {claim['shown']} shown"
+        numbers = [f"{claim['effect']:.3g} {claim['unit']}", f"{claim['low']:.3g} to {claim['high']:.3g}"]
+        assert row[1:7] == ["as_coded", "paper", claim["verdict"], means, *numbers]
+    (row,) = [row for row in rows if "distillation.resnet_improves_teacher" in row[0]]
+    assert row[2:5] == ["overnight", "undecided", "0 of 1 point the claimed way, 0 shown"]
+    links = {link["href"] for link in page.select(".output a[href^='../overnight']")}
+    assert links >= {"../overnight/04_distillation.html#Verdicts", "../overnight/tables/distillation_table5.csv"}
+    assert all((outcome.folder / link.partition("#")[0]).exists() for link in links)
+    table = written["tables"][0]
+    (counts,) = [row for row in rows if table["title"] in row]
+    assert counts[-5:] == [str(table[key]) for key in ("cells", "agrees", "differs", "too few runs", "missing")]
+    assert table["cells"] == 16 and table["missing"] == 12
+    assert ["a <flaw>", "one run & no more", "spread 0.123"] in rows
+    assert "01_baselines: made with scikit-learn's bundled digits" in page.select_one(".banner").get_text()
+    for study in set(study_names()) - {"01_baselines", "05_siamese_ablation", "08_summary"}:
+        (row,) = [row for row in rows if row[0] == study]
+        assert "missing" in row and row[-1] == f"make report STUDY={study[:2]} PROFILE=paper"
+    assert all((outcome.folder / link["href"]).exists() for link in page.select(".output a[href^=tables]"))
+    own = json.loads((outcome.folder / "08_summary.json").read_text())
+    assert own["runs"]["total"] == 0 and not own["claims"] and len(own["figures"]) == 1
