@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils.reports import parameters
-from deepnets_utils.reports.parameters import LARGE, notebook_path, read_parameters
+from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.datasets import FOLDER
 from deepnets_utils.runs.errors import DataError, ParameterError
@@ -28,7 +28,6 @@ from deepnets_utils.sweeps.workers import engine, resolve, use_cluster
 from deepnets_utils.training.signals import TERMINATED
 
 ENDED = {130: "interrupted", TERMINATED: "ended by SIGTERM"}  # 130: typer's exit code for Ctrl-C
-PROFILES = ("smoke", "quick", "overnight", "paper")
 
 app = typer.Typer(
     help="Do deep convolutional networks need to be deep and convolutional? The studies, from the command line.",

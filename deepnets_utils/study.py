@@ -1,10 +1,8 @@
 """What every notebook says: parameters, settings, sweeps, comparisons, verdicts, figures, finish."""
 
 import datetime
-import itertools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
+from pandas.api.types import is_float_dtype
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import loading
-from deepnets_utils.reports import printing, summaries
+from deepnets_utils.reports import figures, printing, prose, summaries
 from deepnets_utils.reports.parameters import (
+    LARGE,
+    PROFILES,
     check_parameters,
     injected,
     notebook_path,
@@ -27,15 +28,14 @@ from deepnets_utils.reports.parameters import (
     report_label,
 )
 from deepnets_utils.reports.watching import watch
-from deepnets_utils.results import comparison, documents, statistics
-from deepnets_utils.results.cells import Cells, Label, costs
+from deepnets_utils.results import comparison, frames, verdicts
 from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.files import write_text, write_whole
 from deepnets_utils.runs.run import Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.estimates import estimates
-from deepnets_utils.sweeps.sweep import sweep
+from deepnets_utils.sweeps.sweep import in_rounds, sweep
 from deepnets_utils.sweeps.workers import end_workers, engine, resolve
 
 
@@ -48,11 +48,11 @@ class Study:
     """
 
     def __init__(self, name: str, namespace: Mapping[str, Any]) -> None:
-        notebook = notebook_path(name)
-        declared = read_parameters(notebook)
+        self.notebook = notebook_path(name)
+        declared = read_parameters(self.notebook)
         given = {key: namespace[key] for key in declared if key in namespace}
         self.parameters = check_parameters(declared, given | injected(namespace, declared))
-        self.name, self.title = name, read_title(notebook)
+        self.name, self.title = name, read_title(self.notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
         workers = self.parameters["workers"] or int(self.profile == "smoke")
@@ -65,9 +65,9 @@ class Study:
         files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
         self.banner = self._why = ""
-        self._settings, self._paper = SimpleNamespace(), {}
+        self._settings: dict[str, SimpleNamespace] = {}
         self._data: dict[str, str] = {}
-        self._sweeps: dict[str, Cells] = {}
+        self._sweeps: dict[str, pd.DataFrame] = {}
         self._trained = 0
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
@@ -75,20 +75,32 @@ class Study:
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
+        self._findings = ""
 
-    def settings(self, **profiles: dict[str, Any]) -> SimpleNamespace:
+    def settings(self, **settings: Any) -> SimpleNamespace:
         """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one.
 
-        The report shows them as the notebook leaves them.
+        A setting is one value of all profiles, or a tuple of smoke's, quick's, overnight's and paper's.
         """
-        chosen, self._paper = profiles[self.profile], profiles["paper"]
-        self._settings = SimpleNamespace(**{name: self.parameters.get(name) or value for name, value in chosen.items()})
-        return self._settings
+        for place, profile in enumerate(PROFILES):
+            chosen = {name: of[place] if isinstance(of, tuple) else of for name, of in settings.items()}
+            self._settings[profile] = SimpleNamespace(**chosen)
+        own = vars(self._settings[self.profile])
+        self._settings["here"] = SimpleNamespace(**{name: self.parameters.get(name) or own[name] for name in own})
+        return self._settings["here"]
+
+    def settings_of(self, profile: str) -> SimpleNamespace:
+        """Return a profile's settings; of "here" those of this execution, as the notebook left them."""
+        return self._settings.get(profile, SimpleNamespace())
+
+    def settings_table(self) -> pd.DataFrame:
+        """Return one row a setting and one column a profile, before them what holds here."""
+        return pd.DataFrame({name: vars(self._settings[name]) for name in ("here", *PROFILES)}, dtype=object)
 
     @property
     def scale(self) -> str:
         """In words, which settings make this another scale than the document's; "" at its own, with few seeds, too."""
-        return printing.scale(vars(self._settings), self._paper)
+        return printing.scale(vars(self.settings_of("here")), vars(self.settings_of("paper")))
 
     def dataset(self, name: str) -> str:
         """Return the data set to train on: `name`, or the embedded one in its place.
@@ -135,23 +147,33 @@ class Study:
     def _has_real_page(self) -> bool:
         return summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
 
-    def sweep(self, cells: Mapping[Label, Sequence[Run]], title: str) -> Cells:
-        """Return the Results of cells of runs, after training those that are not stored (with train "missing").
+    def sweep(self, make: Callable[..., Run | None], /, title: str, **factors: Iterable[Any]) -> pd.DataFrame:
+        """Return the table of all combinations of the factors' values, one row a run; train those that are missing.
 
+        make: called with one value of each factor, it returns the Run, or None where the study has none. title: of the
+        progress, and in the table of costs. The columns are those of `frames.tidy`.
         The first run of every cell comes first, then the second: interrupted, all cells have about as many. A table's
         last cells, mostly of its largest networks, begin each round: at a sweep's end the small ones fill all workers.
         """
-        rounds = itertools.zip_longest(*reversed(list(cells.values())))
-        runs = {run.digest: run for group in rounds for run in group if run is not None}
-        self._runs |= runs
-        missing = sum(self.store.get(run) is None for run in runs.values())
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"]}
-        results = sweep(runs.values(), store=self.store, train=self.train, title=title, **options)
-        self._trained += missing - results.count(None)
-        found = dict(zip(runs, results, strict=True))
-        swept = Cells({label: [found[run.digest] for run in group] for label, group in cells.items()}, cells)
-        self._sweeps[title] = swept
-        return swept
+        planned = frames.product(make, factors)
+        ordered = in_rounds((run for _, run in planned), last_cell_first=True)
+        self._runs |= {run.digest: run for run in ordered}
+        missing = sum(self.store.get(run) is None for run in ordered)
+        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
+        found = dict(zip(ordered, sweep(ordered, store=self.store, title=title, **options), strict=True))
+        self._trained += missing - list(found.values()).count(None)
+        table = frames.tidy(planned, [found[run] for _, run in planned], factors)
+        self._sweeps[title] = table
+        return table
+
+    def plan(self, make: Callable[..., Run | None], /, **factors: Iterable[Any]) -> pd.DataFrame:
+        """Return the runs that a sweep would be of, without training: a row each, its factors and the `run`."""
+        return pd.DataFrame([row | {"run": run} for row, run in frames.product(make, factors)])
+
+    def curves(self, table: pd.DataFrame, *names: str) -> pd.DataFrame:
+        """Return one row an epoch of the stored runs of a sweep's table, with these histories; see `frames.curves`."""
+        results = {digest: self.store.get(self._runs[digest]) for digest in table["digest"].unique()}
+        return frames.curves(table, {digest: result for digest, result in results.items() if result}, names)
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
@@ -163,10 +185,15 @@ class Study:
 
     def compare(
         self,
-        values: Mapping[str, Mapping[Label, Any]],
+        table: pd.DataFrame,
         source: str,
-        table: str,
+        name: str,
         metric: str,
+        *,
+        row: str,
+        column: str,
+        value: str = "",
+        exact: bool = False,
         digits: int = 2,
         form: str = "f",
     ) -> pd.DataFrame:
@@ -174,47 +201,77 @@ class Study:
 
         Where ours were trained at another scale, show above them how like they are, and a table's first time at which.
 
-        values: protocol ("" where there is one only) -> (row, column) -> one value per run, NaN for a diverged
-        one; a plain number is exact. source, table, metric: as in data/published/results.csv. form: how our numbers
-        are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
+        table: one row a run (see `frames.tidy`), of the protocols in its column "protocol" if it has one. source, name,
+        metric: as in data/published/results.csv. row, column, value: the columns with the labels that are printed
+        there, and with our numbers ("": `metric`); a label alone where all rows have it. exact: nothing is random.
+        form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
         texts, alike = [], {}
-        for protocol, cells in values.items():
-            exact = all(np.ndim(cell) == 0 for cell in cells.values())
-            other = {"other_scale": bool(self.scale) and not exact}
-            frame = comparison.compare(cells, source, table, metric, protocol=protocol, exact=exact, **other)
-            self._tables.setdefault((source, table), {}).setdefault(protocol, {})[metric] = frame
-            self.keep(cells, table, metric, protocol)
+        for protocol, cells in self._by_label(table, row, column, value or metric, exact).items():
+            other = bool(self.scale) and not exact
+            frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
+            self._tables.setdefault((source, name), {}).setdefault(protocol, {})[metric] = frame
+            self._keep(cells, name, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             texts.append(text.drop(columns="published") if texts else text)
             if frame["verdict"].eq(OTHER_SCALE).any():
                 alike[protocol] = comparison.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, table].values())
+            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, name].values())
             display(Markdown("\n\n".join(said if others else [self.scale, *said])))
         return pd.concat(texts, axis=1).fillna("")
 
-    def keep(self, cells: Mapping[Label, Any], table: str, metric: str, protocol: str = "") -> None:
-        """Keep numbers that a claim refers to and that stand in no printed table."""
+    def keep(
+        self,
+        table: pd.DataFrame,
+        name: str,
+        metric: str,
+        *,
+        row: str,
+        column: str,
+        value: str = "",
+        exact: bool = False,
+    ) -> None:
+        """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
+        for protocol, cells in self._by_label(table, row, column, value or metric, exact).items():
+            self._keep(cells, name, metric, protocol)
+
+    def _keep(self, cells: Mapping[tuple[str, str], Any], table: str, metric: str, protocol: str) -> None:
         known = self._values.setdefault((protocol, metric), {})
         known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
 
-    def agreement(self, source: str, table: str) -> pd.DataFrame:
+    @staticmethod
+    def _by_label(table: pd.DataFrame, row: str, column: str, value: str, exact: bool) -> dict[str, dict[Any, Any]]:
+        """Return protocol -> (row, column) -> one value a run, or of exact ones the number."""
+        constant = {name: name for name in (row, column) if name not in table}
+        if numbers := [name for name in (row, column) if name in table and is_float_dtype(table[name])]:
+            raise ValueError(f"{numbers[0]!r} is a column of numbers; row and column are those of the printed labels")
+        found: dict[str, dict[Any, Any]] = {}
+        labelled = table.assign(**constant, protocol=table.get("protocol", ""))
+        for (protocol, *label), cell in frames.cells(labelled, value, ["protocol", row, column]).items():
+            of_protocol = found.setdefault(protocol, {})
+            if not exact:
+                of_protocol[tuple(label)] = cell
+            elif len(cell):
+                of_protocol[tuple(label)] = float(cell[0])
+        return found
+
+    def agreement(self, source: str, name: str) -> pd.DataFrame:
         """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means.
 
         At another scale than the document's also how many are of that, of which none agrees or differs.
         """
         lines = {}
-        for protocol, frame in self._by_protocol(source, table).items():
+        for protocol, frame in self._by_protocol(source, name).items():
             distance = (frame["ours"] - frame["published"]).abs().mean()
             counts = summaries.counts(frame["verdict"])
             counts |= {OTHER_SCALE: frame["verdict"].eq(OTHER_SCALE).sum()} if self.scale else {}
             lines[protocol] = {"cells": int(frame["verdict"].ne("").sum())} | counts | {"mean distance": distance}
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
-    def _by_protocol(self, source: str, table: str) -> dict[str, pd.DataFrame]:
-        of_table = self._tables[source, table]
+    def _by_protocol(self, source: str, name: str) -> dict[str, pd.DataFrame]:
+        of_table = self._tables[source, name]
         return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
 
     def judge(
@@ -222,49 +279,37 @@ class Study:
     ) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
 
-        untried: claim -> why the runs of this scale cannot try it; it is not judged and no part of the family.
-
-        The means must have been kept by `compare` or `keep` under the claim's metric. A protocol tries a claim when
-        each of its left-hand sides that was kept under any protocol was kept under this one.
+        The numbers must have been kept by `compare` or `keep` under the claim's metric. untried: claim -> why the runs
+        of this scale cannot try it. See `verdicts.of_claims`.
         """
-        self._verdicts, untried = [], untried or {}
-        if unknown := untried.keys() - set(claims):
-            raise ValueError(f"untried claims are among those that are judged, {', '.join(claims)}; not {unknown}")
-        asked = [documents.claim(name) for name in claims]
-        questions = []
-        for claim in asked:
-            kept = {protocol: self._values.get((protocol, claim.metric), {}) for protocol in protocols}
-            sides = {lhs for lhs, _ in claim.pairs if any(lhs in cells for cells in kept.values())}
-            tried = [protocol for protocol in protocols if sides and sides <= kept[protocol].keys()]
-            cells_of = {p: {} if claim.id in untried else kept[p] for p in tried or protocols[:1]}
-            questions += [statistics.Question(claim, cells, protocol) for protocol, cells in cells_of.items()]
-        statements = {claim.id: claim for claim in asked}
-        for verdict in statistics.judge(questions):
-            claim = statements[verdict.id]
-            about = {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
-            if verdict.scale == "difference":
-                points = claim.metric.endswith(("accuracy", "error"))
-                about["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
-            if verdict.id in untried:
-                about |= {"verdict": "not tried", "note": untried[verdict.id]}
-            elif verdict.verdict == "undecided" and (verdict.n < 2 or verdict.comparisons < len(claim.pairs)):
-                about["verdict"] = "too few runs"
-            self._verdicts.append(asdict(verdict) | about)
+        self._verdicts = verdicts.of_claims(claims, self._values, protocols, untried or {})
         return printing.verdicts(self._verdicts)
 
     def verdict(self, claim: str) -> str:
         """Return in words what `judge` found about a claim, protocol by protocol, or "not judged here"."""
         return printing.verdict([line for line in self._verdicts if line["id"] == claim])
 
-    def audit(self, findings: Sequence[tuple[str, str, str]]) -> Styler:
-        """Return the flaws of the document's protocol as a table, and keep them for the summary; once a notebook.
+    def findings(self, **numbers: str) -> Markdown:
+        """Return what came out, for the head of the page; once a notebook.
 
-        findings: (finding, text, change): a short name, what is wrong, and what changes without it as measured in
-        this notebook, or "not measured: why". Raises ValueError where one of the three is missing.
+        The text is the notebook's Markdown cell tagged "findings". numbers: what stands in the place of each {name}.
+        Raises ValueError as `prose.filled` does.
         """
-        for finding in findings:
-            if len(finding) != 3 or not all(isinstance(text, str) and text.strip() for text in finding):
-                raise ValueError(f"a finding is three texts (finding, text, change), none of them empty: {finding!r}")
+        self._findings = prose.filled(self.notebook, "findings", numbers)
+        proves = (
+            "" if self.profile in LARGE else f"*Profile {self.profile} shows that everything runs; it proves nothing.*"
+        )
+        return Markdown("\n\n".join(filter(None, (proves, self._findings))))
+
+    def audit(self, **numbers: str) -> Styler:
+        """Return what we would change in the document's protocol as a table, and keep it; once a notebook.
+
+        It stands in the notebook's Markdown cell tagged "audit", as a table of three columns: a short name, what the
+        document does, and what changes without it as measured in this notebook, or "not measured: why". numbers: what
+        stands in the place of each {name} there.
+        Raises ValueError as `prose.filled` does, and for an empty text.
+        """
+        findings = prose.rows(prose.filled(self.notebook, "audit", numbers))
         self._audit = [dict(zip(("finding", "text", "change"), finding, strict=True)) for finding in findings]
         return printing.audit(findings)
 
@@ -273,8 +318,6 @@ class Study:
 
         A figure in which nothing is drawn is a text that says so.
         """
-        from deepnets_utils.reports import figures
-
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")
@@ -290,17 +333,30 @@ class Study:
     def finish(self, later: int = 0) -> HTML:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
 
-        later: runs that cannot be planned before others are there. Returns the cost of each cell for display.
+        later: runs that cannot be planned before others are there. Returns the cost of each cell for display, and
+        links to the tables of runs and of curves.
         """
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
-        known = itertools.chain(results.values(), self.store.results())
+        known = [*results.values(), *self.store.results()]
         times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
-        cost = costs(self._sweeps, seconds)
-        write_text(self.folder / f"tables/{self.name}_cost.csv", cost.to_csv(index=False))
-        listed = "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values())
-        write_text(self.folder / f"{self.name}.runs.jsonl", listed)
+        write_text(
+            self.folder / f"{self.name}.runs.jsonl",
+            "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()),
+        )
+        counts = {
+            "total": len(self._runs),
+            "missing": len(missing),
+            "missing_seconds": float(np.nansum(times)),
+            "missing_unknown": int(np.isnan(times).sum()),
+            "missing_on": self.device,
+            "later": later,
+            "trained": self._trained,
+            "diverged": sum(result.status == "diverged" for result in results.values()),
+        }
+        for key in ("cpu_seconds", "wall_seconds"):
+            counts[key] = sum(result.provenance[key] for result in results.values())
         summary = {
             "study": self.name,
             "title": self.title,
@@ -308,7 +364,7 @@ class Study:
             "label": self.label,
             "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
             "parameters": self.parameters,
-            "settings": vars(self._settings),
+            "settings": vars(self.settings_of("here")),
             "scale": self.scale,
             "banner": self.banner,
             "notes": list(dict.fromkeys(files.notes)),
@@ -317,20 +373,7 @@ class Study:
                 for name, fingerprint in self._data.items()
             ],
             "device": self.device,
-            "runs": {
-                "total": len(self._runs),
-                "missing": len(missing),
-                "missing_seconds": float(np.nansum(times)),
-                "missing_unknown": int(np.isnan(times).sum()),
-                "missing_on": self.device,
-                "later": later,
-                "trained": self._trained,
-                "diverged": sum(result.status == "diverged" for result in results.values()),
-            }
-            | {
-                key: sum(result.provenance[key] for result in results.values())
-                for key in ("cpu_seconds", "wall_seconds")
-            },
+            "runs": counts,
             "tables": [
                 summaries.table(*of, protocol, frame)
                 for of in self._tables
@@ -338,15 +381,12 @@ class Study:
             ],
             "figures": list(self._figures.values()),
             "claims": self._verdicts,
+            "findings": self._findings,
             "audit": self._audit,
             "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
+        shown = summaries.write_frames(self.folder, self.name, self._sweeps, results, seconds)
         summaries.write(self.folder, summary)
         end_workers()
-        if not self._sweeps:
-            return HTML("No runs of its own.")
-        link = f'<a href="tables/{self.name}_cost.csv">tables/{self.name}_cost.csv</a>'
-        about = f"<p>{said}.</p>" if (said := summaries.missing(summary["runs"])) else ""
-        return HTML(
-            f"<details><summary>The cost of each cell ({link})</summary>{cost.to_html(index=False)}</details>{about}"
-        )
+        about = f"<p>{said}.</p>" if (said := summaries.missing(counts)) else ""
+        return HTML(f"{shown}{about}")

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from tables import LABELS, table_of, tables_of
 
 from deepnets_utils.data import loading
 from deepnets_utils.data.tasks import task
@@ -36,7 +38,7 @@ def study(**values) -> Study:
 
 
 def digits_run(seed: int) -> Run:
-    return Run(dataset="digits_28", task=Spec("fake", 1), model=Spec("fake", 1), seed=seed)
+    return Run(dataset="digits_28", task=task("pixel_statistic"), model=Spec("fake", 1), seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +118,20 @@ def test_a_watched_run_is_stored_claimed_and_asked_about_when_it_takes_long(monk
 
 
 def test_settings_take_the_profile_and_what_a_parameter_overrides(output):
-    profiles = {name: {"seeds": n, "epochs": n} for n, name in enumerate(("smoke", "quick", "paper"), 1)}
-    assert vars(study(profile="paper").settings(**profiles)) == {"seeds": 3, "epochs": 3}
+    of = {"seeds": (1, 2, 3, 4), "epochs": (1, 2, 3, 4), "pairs": 10, "networks": ["Net", "ResNet"]}
+    known = {"seeds": 4, "epochs": 4, "pairs": 10, "networks": ["Net", "ResNet"]}
+    assert vars(study(profile="paper").settings(**of)) == known
     changed = study(profile="paper", seeds=7)
-    assert vars(changed.settings(**profiles)) == {"seeds": 7, "epochs": 3}
+    assert vars(changed.settings(**of)) == known | {"seeds": 7}
+    shown = changed.settings_table()
+    assert list(shown) == ["here", "smoke", "quick", "overnight", "paper"] and list(shown.loc["seeds"]) == [
+        7,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert vars(changed.settings_of("paper")) == known
     assert changed.folder == output / "reports" / "paper+seeds=7"
     assert study(profile="paper").folder == output / "reports" / "paper"
 
@@ -159,7 +171,7 @@ def test_what_is_not_used_is_said_in_the_summary(output):
     record.parent.mkdir(parents=True)
     record.write_text("{")
     with pytest.warns(UserWarning, match="is not used"):
-        made.sweep({("row", "column"): [digits_run(1)]}, "a sweep")
+        made.sweep(digits_run, "a sweep", seed=[1])
     made.finish()
     [note] = json.loads((made.folder / f"{NAME}.json").read_text())["notes"]
     assert note.startswith(f"record {record.name} is not used: ")
@@ -176,13 +188,13 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     rng = np.random.default_rng(0)
     published = {"no sharing, no aux": 17.47, "no sharing, aux": 6.98, "sharing, no aux": 14.97, "sharing, aux": 5.16}
     cells = {("ResNet", column): rng.normal(mean, 0.6, 10) for column, mean in published.items()}
-    shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    shown = made.compare(table_of(cells, "as_coded"), "siamese", "table1", "test_error", **LABELS)
     assert shown.loc[("ResNet", "sharing, aux"), "verdict as_coded"] == "agrees"
     assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
     assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
     assert list(verdicts["verdict"]) == ["too few runs", "too few runs"]  # the other networks are missing
-    made.compare({"as_published": cells}, "siamese", "table1", "test_error")
+    made.compare(table_of(cells, "as_published"), "siamese", "table1", "test_error", **LABELS)
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
     columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
@@ -199,27 +211,30 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
 def test_a_comparison_shows_and_counts_what_one_protocol_alone_has():
     made = study(profile="paper")
     one, other = ({("Net", column): [7.0, 7.1]} for column in ("sharing, aux", "ours"))
-    shown = made.compare({"as_published": one, "as_coded": one | other}, "siamese", "table1", "test_error")
+    both = tables_of({"as_published": one, "as_coded": one | other})
+    shown = made.compare(both, "siamese", "table1", "test_error", **LABELS)
     assert shown.loc[("Net", "ours"), "ours as_coded"] and not shown.loc[("Net", "ours"), "ours as_published"]
-    assert list(shown.index[:-1]) == list(made.compare({"": one}, "siamese", "table1", "test_error").index)
+    alone = made.compare(table_of(one), "siamese", "table1", "test_error", **LABELS)
+    assert list(shown.index[:-1]) == list(alone.index)
     assert made.agreement("siamese", "table1").loc["as_coded", "cells"] == 16
     made.judge(["siamese.aux_lowers", "siamese.both_best"], ["as_coded"])
     assert [line["comparisons"] for line in made._verdicts] == [8, 12], "none has runs on both sides"
     two = {("Net", column): [9.0, 9.1] for column in ("sharing, no aux", "no sharing, aux")}
-    made.compare({"as_coded": one | two}, "siamese", "table1", "test_error")
+    made.compare(table_of(one | two, "as_coded"), "siamese", "table1", "test_error", **LABELS)
     made.judge(["siamese.both_best"], ["as_coded"])
     assert "the weakest of 2 comparisons" in made.verdict("siamese.both_best")
 
 
 def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(output):
-    profiles = {name: {"seeds": 3, "epochs": epochs} for name, epochs in (("overnight", 12), ("paper", 30))}
+    settings = {"seeds": 3, "epochs": (1, 2, 12, 30)}
     made = study(profile="overnight")
-    made.settings(**profiles)
+    made.settings(**settings)
     cells = {("Net", "sharing, aux"): [6.9, 7.0], ("Net", "sharing, no aux"): [16.0, 17.0]}
-    shown = made.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    shown = made.compare(table_of(cells, "as_coded"), "siamese", "table1", "test_error", **LABELS)
     assert made.agreement("siamese", "table1").loc["as_coded", "other scale"] == 2
     assert "verdict as_coded" not in shown and shown.loc[("Net", "sharing, aux"), "ours as_coded"]
-    counted = made.compare({"": {("Net", "parameters"): 15460}}, "siamese", "text", "parameters")
+    exact = LABELS | {"exact": True}
+    counted = made.compare(table_of({("Net", "parameters"): 15460}), "siamese", "text", "parameters", **exact)
     assert counted.loc[("Net", "parameters"), "verdict"] == "agrees", "what is not trained has no scale"
     made.finish()
     summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
@@ -228,15 +243,15 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     assert (table["cells"], table["agrees"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
     assert table["likeness"].startswith("test error: 1 of 1 printed differences")
     paper = study(profile="paper")
-    paper.settings(**profiles)
-    assert not paper.scale and "verdict" in paper.compare({"": cells}, "siamese", "table1", "test_error")
+    paper.settings(**settings)
+    assert not paper.scale and "verdict" in paper.compare(table_of(cells), "siamese", "table1", "test_error", **LABELS)
 
 
 def test_a_claim_that_runs_cannot_try_is_not_judged_and_no_part_of_the_family():
     made = study(profile="overnight")
     cells = {("LeNet5", "sharing, aux"): [4.0, 4.2, 4.1], ("Net", "sharing, aux"): [8.0, 8.2, 8.1]}
     cells |= {("ResNet", "sharing, aux"): [3.0, 5.2, 4.1]}
-    made.keep(cells, "table1", "test_error")
+    made.keep(table_of(cells), "table1", "test_error", **LABELS)
     claims = ["siamese.lenet_above_net", "siamese.resnet_above_lenet", "siamese.net_below_7"]
     alone = made.judge(claims[:1])["p"].item()
     untried = dict.fromkeys(claims[1:], "12 epochs are too few")
@@ -251,7 +266,7 @@ def test_a_claim_that_runs_cannot_try_is_not_judged_and_no_part_of_the_family():
 def test_a_table_holds_the_cells_of_every_study_that_contributes_to_it(output):
     made = study(profile="paper")
     cells = {("Net", "parameters"): 15460}
-    made.compare({"": cells}, "siamese", "text", "parameters")
+    made.compare(table_of(cells), "siamese", "text", "parameters", **LABELS, exact=True)
     made.finish()
     file = output / "reports/paper/tables/siamese_text.csv"
     alone = pd.read_csv(file, dtype=str)
@@ -306,38 +321,58 @@ def test_judging_or_drawing_again_counts_once():
 def test_a_protocol_without_a_side_that_another_has_does_not_try_the_claim():
     made = study(profile="paper")
     sides = {("LeNet5", "sharing, aux"): [], ("Net", "sharing, aux"): [8.0, 8.2]}
-    made.keep(sides, "table1", "test_error", "as_published")
-    made.keep({("Net", "sharing, aux"): [8.1, 8.3]}, "table1", "test_error", "as_coded")
+    made.keep(table_of(sides, "as_published"), "table1", "test_error", **LABELS)
+    made.keep(table_of({("Net", "sharing, aux"): [8.1, 8.3]}, "as_coded"), "table1", "test_error", **LABELS)
     claims = ["siamese.lenet_above_net"]
     lhs = documents.claim(claims[0]).pairs[0][0]
     assert lhs == "table1:LeNet5:sharing, aux"
     assert list(made.judge(claims, ["as_published", "as_coded"])["protocol"]) == ["as_published"]
-    made.keep({("LeNet5", "sharing, aux"): [4.0]}, "table1", "test_error", "as_coded")
+    made.keep(table_of({("LeNet5", "sharing, aux"): [4.0]}, "as_coded"), "table1", "test_error", **LABELS)
     assert list(made.judge(claims, ["as_published", "as_coded"])["protocol"]) == ["as_published", "as_coded"]
 
 
-def test_the_audit_is_a_table_and_stands_in_the_summary():
-    made = study(profile="paper")
-    shown = made.audit([("one draw", "one draw serves all runs", "spread 0.3 < 0.5 & more")]).to_html()
+def written(made: Study, folder: Path, **texts: str) -> Study:
+    """Return the study with a notebook of these Markdown cells, by tag."""
+    cells = [{"cell_type": "markdown", "metadata": {"tags": [tag]}, "source": text} for tag, text in texts.items()]
+    made.notebook = folder / "notebook.ipynb"
+    made.notebook.write_text(json.dumps({"cells": cells}))
+    return made
+
+
+def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
+    head = "## What we would change\n\n| point | in the document | without it |\n| --- | --- | --- |\n"
+    row = "| one draw | one draw serves all runs | spread {spread} |"
+    made = written(study(profile="paper"), tmp_path, audit=head + row, findings="Ours is **{mean}** of {n}.")
+    shown = made.audit(spread="0.3 < 0.5 & more").to_html()
     assert "one draw serves all runs" in shown and "what changes without it" in shown
     assert "0.3 &lt; 0.5 &amp; more" in shown
-    made.audit([("another", "a flaw", "not measured: no runs")])  # a cell that is run again
+    made.audit(spread="0.4")  # a cell that is run again
+    assert made.findings(mean="0.2", n=3).data == "Ours is **0.2** of 3."
+    with pytest.raises(ValueError, match="named in the text or given, and not both: n, spread"):
+        made.findings(mean="0.2", spread=1)
+    with pytest.raises(ValueError, match="2 Markdown cells|0 Markdown cells"):
+        written(made, tmp_path).audit()
+    with pytest.raises(ValueError, match="3 cells, none of them empty, not"):
+        written(made, tmp_path, audit=f"{head}| one draw | two cells |").audit()
     made.finish()
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
-    assert summary["audit"] == [{"finding": "another", "text": "a flaw", "change": "not measured: no runs"}]
+    assert summary["audit"] == [{"finding": "one draw", "text": "one draw serves all runs", "change": "spread 0.4"}]
+    assert summary["findings"] == "Ours is **0.2** of 3."
+    small = written(study(profile="quick"), tmp_path, findings="Found.").findings().data
+    assert small.startswith("*Profile quick shows that everything runs; it proves nothing.*") and small.endswith("Found.")
 
 
-@pytest.mark.parametrize("finding", [("a", "b"), ("a", "b", ""), ("a", "b", 0.5)])
-def test_a_finding_without_its_three_texts_fails(finding):
-    with pytest.raises(ValueError, match="three texts"):
-        study(profile="paper").audit([finding])
+def test_a_column_of_numbers_is_no_label():
+    cells = table_of({("Net", "sharing, aux"): [7.0, 7.1]})
+    with pytest.raises(ValueError, match="'value' is a column of numbers"):
+        study(profile="paper").compare(cells, "siamese", "table1", "test_error", row="row", column="value")
 
 
 def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
     made = study(profile="paper")
     assert made.verdict("siamese.lenet_above_net") == "not judged here"
     cells = {("LeNet5", "sharing, aux"): [4.0, 4.2, 4.1], ("Net", "sharing, aux"): [8.0, 8.2, 8.1]}
-    made.keep(cells, "table1", "test_error", "as_coded")
+    made.keep(table_of(cells, "as_coded"), "table1", "test_error", **LABELS)
     made.judge(["siamese.lenet_above_net"], ["as_coded", "as_published"])
     text = made.verdict("siamese.lenet_above_net")
     assert text.startswith("as_coded: supported, -4 points (95 %: -4.2") and text.endswith("; n = 3)")
@@ -346,7 +381,8 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
 def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
     made = study(profile="paper")
     rows = [f"{word} auxiliary classifiers" for word in ("with", "without")]
-    made.keep({(row, "epochs to 20 % error"): np.full(3, np.inf) for row in rows}, "auxiliary", "epoch")
+    never = {(row, "epochs to 20 % error"): np.full(3, np.inf) for row in rows}
+    made.keep(table_of(never), "auxiliary", "epoch", **LABELS)
     shown = made.judge(["googlenet.aux_no_faster"]).iloc[0]
     assert (shown["verdict"], shown["effect"], shown["p"]) == ("too few runs", "", "")
     assert all(f"3 of 3 runs never got there: auxiliary:{row}" in shown["note"] for row in rows)
@@ -354,19 +390,25 @@ def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
 
 
 def test_missing_runs_say_what_they_would_cost(output):
-    runs = {label: [digits_run(seed) for seed in seeds] for label, seeds in (("a", (0, 1)), ("b", (2,)))}
+    def make(name, seed):
+        return dataclasses.replace(digits_run(seed), model=Spec(name, 1)) if (name, seed) != ("b", 1) else None
+
     made = study(profile="smoke", train="never")
-    made.store.put(Result(run=runs["a"][0], status="finished", metrics={"m": 1.0}, provenance=PROVENANCE))
-    other = {("other", ""): [dataclasses.replace(digits_run(0), model=Spec("unknown", 1))]}
-    made.sweep({(name, ""): group for name, group in runs.items()} | other, title="all")
+    made.store.put(Result(run=make("a", 0), status="finished", metrics={"m": 1.0}, provenance=PROVENANCE))
+    table = made.sweep(make, "all", name=["a", "b"], seed=[0, 1])
+    assert list(table["name"] + table["seed"].astype(str)) == ["a0", "a1", "b0"], "what makes no Run is no row"
+    assert list(table["status"]) == ["finished", "missing", "missing"] and list(table)[:3] == ["name", "seed", "status"]
+    assert table["m"].iloc[0] == 1 and table[["test_mse", "learning_rate"]].isna().all(axis=None)
     shown = made.finish().data
-    assert "3 of 4 runs are not there; by stored runs on cpu they take about 40 s one after" in shown
+    assert "2 of 3 runs are not there; by stored runs on cpu they take about 20 s one after" in shown
     assert "one after another, without 1" in shown
-    cost = pd.read_csv(output / f"reports/smoke/tables/{NAME}_cost.csv").set_index("row")
-    assert list(cost["n"]) == [1, 0, 0] and list(cost["missing"]) == [1, 1, 1]
-    assert cost["missing_seconds"].to_numpy() == pytest.approx([20.0, 20.0, np.nan], nan_ok=True)
-    runs = json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]
-    assert runs["missing_seconds"] == pytest.approx(40) and runs["missing_unknown"] == 1
+    runs = pd.read_csv(output / f"reports/smoke/tables/{NAME}_runs.csv")
+    assert list(runs["sweep"]) == ["all"] * 3 and list(runs["digest"]) == list(table["digest"])
+    assert runs["cpu_seconds"].tolist() == pytest.approx([20, np.nan, np.nan], nan_ok=True) and "test_mse" not in runs
+    cells = [[cell.text for cell in row.select("td")] for row in BeautifulSoup(shown, "html.parser").select("tbody tr")]
+    assert [cell[1:5] for cell in cells] == [["a", "1", "1", "0"], ["b", "0", "1", "0"]]
+    counts = json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]
+    assert counts["missing_seconds"] == pytest.approx(20) and counts["missing_unknown"] == 1
 
 
 def test_a_study_without_runs_finishes(output):
@@ -377,13 +419,23 @@ def test_a_study_without_runs_finishes(output):
 
 
 def test_a_sweep_begins_with_the_first_run_of_every_cell_and_of_these_with_the_last(output):
-    made, runs = study(profile="smoke", train="never"), [digits_run(seed) for seed in range(5)]
-    for run in runs[1:]:
-        made.store.put(Result(run=run, status="finished", metrics={"loss": float(run.seed)}, provenance=PROVENANCE))
-    swept = made.sweep({("a", ""): runs[:2], ("b", ""): [runs[2], runs[2]], ("c", ""): runs[3:]}, title="all")
-    assert {label: values.tolist() for label, values in swept.metric("loss").items()} == {
-        ("a", ""): [1.0], ("b", ""): [2.0, 2.0], ("c", ""): [3.0, 4.0],
-    }  # fmt: skip
+    made, counts = study(profile="smoke", train="never"), {"a": 2, "b": 1, "c": 2}
+
+    def make(name, seed):
+        return dataclasses.replace(digits_run(seed), model=Spec(name, 1)) if seed < counts[name] else None
+
+    for name, seed in (("b", 0), ("c", 1)):
+        history = {"train_loss": [2.0, 1.0 + seed]}
+        finished = dict(status="finished", metrics={"loss": float(seed)}, history=history, provenance=PROVENANCE)
+        made.store.put(Result(run=make(name, seed), **finished))
+    table = made.sweep(make, "all", name=counts, seed=range(3))
+    assert list(table["loss"].dropna()) == [0, 1]
+    curves = made.curves(table, "train_loss", "validation_loss")
+    assert list(curves.index) == [2, 2, 4, 4] and list(curves["epoch"]) == [1, 2, 1, 2]
+    assert list(curves["train_loss"]) == [2, 1, 2, 2] and curves["validation_loss"].isna().all()
     made.finish()
     lines = (output / f"reports/smoke/{NAME}.runs.jsonl").read_text().splitlines()
-    assert [json.loads(line).get("seed", 0) for line in lines] == [3, 2, 0, 4, 1]
+    runs = [Run.from_json(json.loads(line)) for line in lines]
+    assert [(run.model.name, run.seed) for run in runs] == [("c", 0), ("b", 0), ("a", 0), ("c", 1), ("a", 1)]
+    written_curves = pd.read_csv(output / f"reports/smoke/tables/{NAME}_curves.csv")
+    assert list(written_curves) == ["digest", "epoch", "train_loss"] and len(written_curves) == 4

@@ -11,7 +11,7 @@ import pandas as pd
 
 from deepnets_utils.reports import printing, summaries
 from deepnets_utils.results.comparison import OTHER_SCALE
-from deepnets_utils.results.statistics import VERDICTS
+from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs import paths
 
 BENCHMARK = paths.ROOT / "data" / "benchmarks" / "cpu.json"

@@ -5,10 +5,13 @@ import html
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import HTML, display
@@ -18,6 +21,7 @@ from torch import nn
 
 from deepnets_utils.runs.run import Run
 
+warnings.filterwarnings("ignore", "The figure layout has changed to tight")  # seaborn's grids lay themselves out
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 plt.rcParams |= {
     "figure.dpi": 110,
@@ -93,6 +97,19 @@ class LiveCurve:
         return embedded(
             picture, f"{said}: {self.run}", said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else "")
         )
+
+
+def relplot(data: pd.DataFrame, *, title: str = "{col_name}", **look: Any) -> Figure:
+    """Return seaborn's `relplot` as a figure; without rows an empty one, which seaborn cannot draw.
+
+    title: of each panel, with its {col_name} and {row_name}.
+    """
+    if data.empty:
+        return plt.figure()
+    grid = sns.relplot(data, **look)
+    if "col" in look or "row" in look:
+        grid.set_titles(title)
+    return grid.figure
 
 
 def image_grid(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:

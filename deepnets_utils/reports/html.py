@@ -17,17 +17,17 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from pygments.formatters import HtmlFormatter
 
 from deepnets_utils.reports import printing, summaries
-from deepnets_utils.results.statistics import VERDICTS
+from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs.progress import duration
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).with_name("pages")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
 RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
 SHORT = 24  # characters of a row's label
-OPEN_LINES = 15  # of code; a longer cell is folded, but for the parameters
 WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
 WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
 SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
@@ -65,11 +65,9 @@ class PageExporter(HTMLExporter):
         yield "clean_html", lambda text: text
 
     def highlighted(self, source: str, metadata: Mapping[str, Any]) -> str:
-        """Return a cell's code in colours, folded where it is long, so that results stand below the text."""
+        """Return a cell's code in colours, folded, so that results stand below the text."""
         code, lines = Highlight2HTML(pygments_lexer="ipython3", parent=self)(source), source.count("\n") + 1
-        if lines <= OPEN_LINES or "parameters" in metadata.get("tags", []):
-            return code
-        return f"<details><summary>{lines} lines of code</summary>{code}</details>"
+        return f'<details class="code"><summary>{lines} lines of code</summary>{code}</details>'
 
     def from_notebook_node(self, *args: Any, **settings: Any) -> tuple[str, dict[str, Any]]:
         """Return the cells as HTML, and nbconvert's resources."""
@@ -110,7 +108,7 @@ def study_page(
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    content, _ = exporter.from_notebook_node(printable(notebook), {"metadata": {"path": str(folder)}})
+    content, _ = exporter.from_notebook_node(arranged(printable(notebook)), {"metadata": {"path": str(folder)}})
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     banners = summaries.banners(summary)
     if lacking := summaries.missing(summary["runs"]):
@@ -125,6 +123,28 @@ def study_page(
         sections=[(Markup(anchor), Markup(title)) for anchor, title in SECTION.findall(content)],
         content=Markup(content),
     )
+
+
+def arranged(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy in the order of a page: what was found below the title, parameters and settings at the end.
+
+    The tags of its cells say which these are: code tagged "findings", and "lead" for the figure that carries the study;
+    "parameters", "settings" and whatever has no tag stay in their order. Markdown that code fills in is left out.
+    """
+    first, middle, last = [], [], []
+    title = notebook.cells[:1] if notebook.cells and notebook.cells[0]["cell_type"] == "markdown" else []
+    for cell in notebook.cells[len(title) :]:
+        tags = set(cell["metadata"].get("tags", []))
+        if cell["cell_type"] == "markdown" and tags & {"findings", "audit"}:
+            text = "".join(cell["source"]) if "audit" in tags else ""
+            kept = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+            middle += [NotebookNode(cell, source=kept)] if kept.strip() else []
+        else:
+            place = first if tags & {"findings", "lead"} else last if tags & {"parameters", "settings"} else middle
+            place.append(cell)
+    first.sort(key=lambda cell: "lead" in cell["metadata"]["tags"])
+    heading = [new_markdown_cell("## Parameters and settings")] if last else []
+    return NotebookNode(notebook, cells=[*title, *first, *middle, *heading, *last])
 
 
 def printable(notebook: NotebookNode) -> NotebookNode:

@@ -24,7 +24,8 @@ from deepnets_utils.runs.errors import ParameterError
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
-LARGE = ("overnight", "paper")  # profiles that train on real data alone and share their claims' verdicts
+PROFILES = ("smoke", "quick", "overnight", "paper")
+LARGE = PROFILES[2:]  # profiles that train on real data alone and share their claims' verdicts
 NEVER = {
     ("smoke", "real"): "which is to run the same everywhere: auto or embedded",
     **{(profile, "embedded"): "which trains on the real data only: auto or real" for profile in LARGE},

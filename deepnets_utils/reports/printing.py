@@ -12,8 +12,6 @@ from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.results.statistics import difference_interval, smallest_significant, summary
 from deepnets_utils.runs.run import Run
 
-Plan = Mapping[str, Mapping[tuple[str, ...], Sequence[Run]]]
-
 
 def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
     """Return a table of `comparison.compare` for printing, by row and column; form: of our numbers, as in ".2f".
@@ -122,9 +120,9 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
-    """Return findings (name, what is wrong, what changes) as a table of texts, whatever shows it."""
+    """Return findings (name, what the document does, what changes) as a table of texts, whatever shows it."""
     left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
-    table = pd.DataFrame(findings, columns=["finding", "what is wrong", "what changes without it"])
+    table = pd.DataFrame(findings, columns=["point", "in the document", "what changes without it"])
     styled = table.style.format(escape="html").hide().set_properties(**left)
     return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
 
@@ -147,36 +145,33 @@ def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
 
 
 def plans(
-    paper: Plan, here: Plan, names: Sequence[str], pflop: Callable[[Run], float], stored: Collection[str]
+    paper: pd.DataFrame, here: pd.DataFrame, by: Sequence[str], pflop: Callable[[Run], float], stored: Collection[str]
 ) -> HTML:
     """Return a table of what the runs of two plans cost, in PFLOP (10^15 operations), and the sums in words.
 
-    paper, here: part -> label -> runs, of profile paper and of this one; a run that two parts share is counted in the
-    first. names: of part and label. pflop: of a run's training. stored: digests of the runs that are not missing.
+    paper, here: one row a run (see `Study.plan`) of profile paper and of this one; a run that two rows share is counted
+    in the first. by: the columns that a line of the table is of. pflop: of a run's training. stored: digests of the
+    runs that are not missing.
     """
-    lines: dict[tuple[str, ...], dict[str, float]] = {}
-    seen: set[str] = set()
-    seen_here: set[str] = set()
-    for part, label, runs in ((part, label, runs) for part, cells in paper.items() for label, runs in cells.items()):
-        new = [run for run in runs if run.digest not in seen]
-        own = [run for run in here.get(part, {}).get(label, []) if run.digest not in seen_here]
-        seen |= {run.digest for run in new}
-        seen_here |= {run.digest for run in own}
-        if new or own:
-            lines[part, *label] = {
-                "PFLOP a run, paper": pflop(new[0]) if new else np.nan,
-                "runs, paper": len(new),
-                "PFLOP in all, paper": sum(map(pflop, new)),
-                "PFLOP a run, here": pflop(own[0]) if own else np.nan,
-                "runs here": len(own),
-                "missing here": sum(run.digest not in stored for run in own),
-            }
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    table.index = pd.MultiIndex.from_tuples(lines, names=names)
+    costs = []
+    for plan in (paper, here):
+        plan = plan.assign(digest=plan["run"].map(lambda run: run.digest)).drop_duplicates("digest")
+        plan = plan.assign(pflop=plan["run"].map(pflop), missing=~plan["digest"].isin(stored))
+        sums = dict(one=("pflop", "first"), runs=("pflop", "size"), all=("pflop", "sum"), missing=("missing", "sum"))
+        costs.append(plan.groupby(list(by), sort=False).agg(**sums))
+    there, own = costs
+    table = pd.DataFrame({"PFLOP a run, paper": there["one"], "runs, paper": there["runs"]})
+    table["PFLOP in all, paper"] = there["all"]
+    table = table.reindex([*there.index, *own.index.difference(there.index, sort=False)])
+    table["PFLOP a run, here"] = own["one"]
+    counts = ["runs, paper", "runs here", "missing here"]
+    table[counts[1]], table[counts[2]] = own["runs"], own["missing"]
+    table[counts] = table[counts].fillna(0).astype(int)
     total, lacking = table["PFLOP in all, paper"].sum(), (table["PFLOP a run, here"] * table["missing here"]).sum()
     hours = f"{total / 0.02 / 3600:,.0f} h at a sustained 20 TFLOP/s, by arithmetic and not measured"
     return HTML(
-        f"{table.to_html()}<p>Profile paper: {table['runs, paper'].sum()} runs, {total:,.0f} PFLOP; {hours}.</p>"
+        f"{table.to_html(na_rep='')}<p>Profile paper: {table['runs, paper'].sum()} runs, {total:,.0f} PFLOP; "
+        f"{hours}.</p>"
         f"<p>Missing in this profile: {table['missing here'].sum()} runs, {lacking:.4g} PFLOP.</p>"
     )
 

@@ -134,7 +134,7 @@ def sweep(
     return [results[run.digest] for run in runs]
 
 
-def in_rounds(runs: Iterable[Run]) -> list[Run]:
+def in_rounds(runs: Iterable[Run], *, last_cell_first: bool = False) -> list[Run]:
     """Return the first run of every cell, then the second, and so on; runs of a cell differ in their seeds alone."""
     places: collections.Counter[str] = collections.Counter()
     rounds: dict[int, list[Run]] = collections.defaultdict(list)
@@ -142,7 +142,7 @@ def in_rounds(runs: Iterable[Run]) -> list[Run]:
         cell = canonical(_without_seeds(run.to_json()))
         rounds[places[cell]].append(run)
         places[cell] += 1
-    return [run for number in sorted(rounds) for run in rounds[number]]
+    return [run for number in sorted(rounds) for run in rounds[number][:: -1 if last_cell_first else 1]]
 
 
 def _without_seeds(run: dict[str, Any]) -> dict[str, Any]:

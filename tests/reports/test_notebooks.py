@@ -8,7 +8,6 @@ import io
 import json
 import re
 from html import escape
-from types import SimpleNamespace
 from urllib.parse import unquote
 
 import IPython.display
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
+from tables import LABELS, table_of
 
 from deepnets_utils.data import loading
 from deepnets_utils.data.tasks import task
@@ -25,7 +25,6 @@ from deepnets_utils.models import build_model, model
 from deepnets_utils.reports.parameters import notebook_path, read_parameters, reads_others, study_names
 from deepnets_utils.reports.reporting import make_report, make_reports
 from deepnets_utils.results import comparison
-from deepnets_utils.results.cells import Cells
 from deepnets_utils.runs.run import Run
 from deepnets_utils.runs.store import Store
 from deepnets_utils.study import Study
@@ -68,8 +67,9 @@ def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
     assert before["runs"]["trained"] > 0 == before["runs"]["missing"] and before["banner"]
     assert after["runs"]["trained"] == 0
     assert before["tables"] or any(claim["n"] for claim in before["claims"]), "numbers to look at"
-    costs = pd.read_csv(folder / "tables" / f"{study}_cost.csv")
-    assert (costs["diverged"] < costs["n"]).any()
+    runs = pd.read_csv(folder / "tables" / f"{study}_runs.csv")
+    assert runs["status"].eq("finished").any() and not runs["status"].eq("missing").any()
+    assert before["findings"] and before["audit"]
     own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in before["tables"]]
     for table, rows in zip(before["tables"], own, strict=True):
         frame, filled = numbers[table["file"]], rows["ours"].notna()
@@ -206,31 +206,23 @@ def test_a_cell_that_is_run_again_shows_the_same_and_the_solutions_run_below(stu
 
 
 def function_of(study, name):
-    defined, namespace = [ast.parse(source).body for source, _ in code_cells(study)], {"np": np}
+    defined, namespace = [ast.parse(source).body for source, _ in code_cells(study)], {"np": np, "pd": pd}
     node = next(node for node in sum(defined, []) if isinstance(node, ast.FunctionDef) and node.name == name)
     exec(compile(ast.Module([node], []), study, "exec"), namespace)
     return namespace[name]
 
 
-def test_a_run_that_never_gets_to_a_level_has_no_epoch_of_it():
-    reached = function_of("06_residual_googlenet", "reached")
-    runs = [SimpleNamespace(status="finished", history={"test_error": errors}) for errors in ([50, 20, 30], [50, 21])]
-    assert [reached(run, 20.0) for run in runs] == [2, np.inf]
-    assert np.isnan(reached(SimpleNamespace(status="diverged"), 20.0))
-
-
 def test_training_times_are_compared_on_one_device_and_path():
-    def runs(device, path, *seconds, status="finished"):
-        return [
-            SimpleNamespace(status=status, provenance={"device": device, "path": path, "cpu_seconds": each})
-            for each in seconds
-        ]
+    def runs(network, device, path, *seconds, status="finished"):
+        return [(network, device, path, second, status) for second in seconds]
 
-    slow = [*runs("cpu", "loop", 50, 51), *runs("gpu", "replicas", 3), None]
-    quick = [*runs("cpu", "loop", 5, 6, 7), *runs("gpu", "replicas", 1, 1, 1, 1), *runs("cpu", "replicas", 2, 2, 2)]
-    lost = runs("cpu", "loop", 1, 1, 1, status="diverged")
-    kind, seconds = function_of("05_siamese_ablation", "seconds_alike")({"slow": slow + lost, "quick": quick})
-    assert (kind, seconds) == (("cpu", "loop"), {"slow": [50, 51], "quick": [5, 6, 7]})
+    slow = [*runs("ResNet", "cpu", "loop", 50, 51), *runs("ResNet", "gpu", "replicas", 3)]
+    quick = [*runs("LeNet5", "cpu", "loop", 5, 6, 7), *runs("LeNet5", "gpu", "replicas", 1, 1, 1, 1)]
+    lost = runs("ResNet", "cpu", "loop", 1, 1, 1, status="diverged") + runs("LeNet5", None, None, 2, status="missing")
+    table = pd.DataFrame(slow + quick + lost, columns=["network", "device", "path", "cpu_seconds", "status"])
+    kind, alike = function_of("05_siamese_ablation", "seconds_alike")(table)
+    left = alike[alike["status"] != "missing"]
+    assert kind == ("cpu", "loop") and list(left["cpu_seconds"]) == [50, 51, 5, 6, 7] and len(alike) == len(table)
 
 
 def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: Store):
@@ -245,17 +237,17 @@ def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: S
         )
         for statistic, value in labels
     ]
-    cells = Cells({label: [result] for label, result in zip(labels, sweep(runs, store=store), strict=True)})
-    sigma = {(statistic, "sigma"): value for (statistic, _), value in cells.exact("test_target_std").items()}
-    losses = comparison.compare(cells.exact("test_mse"), "go_deep", "table2", "test_mse", exact=True)
+    found = dict(zip(labels, sweep(runs, store=store), strict=True))
+    sigma = {(statistic, "sigma"): found[statistic, "zero"].metrics["test_target_std"] for statistic, _ in labels}
+    mse = {label: result.metrics["test_mse"] for label, result in found.items()}
+    losses = comparison.compare(mse, "go_deep", "table2", "test_mse", exact=True)
     spreads = comparison.compare(sigma, "go_deep", "table2", "target_std", exact=True)
     table = pd.concat([losses, spreads])
     assert len(table) == 12
     different = table[table["verdict"] == "differs"]
     assert list(zip(different["row"], different["column"], strict=True)) == [("mean", "sigma")]
     assert different["ours"].item() == pytest.approx(0.12576, abs=5e-6)
-    zeros = cells.exact("test_target_zero_fraction")["median", "zero"]
-    assert zeros == pytest.approx(0.480, abs=5e-4)
+    assert found["median", "zero"].metrics["test_target_zero_fraction"] == pytest.approx(0.480, abs=5e-4)
 
 
 def test_the_printed_parameter_counts_are_those_of_the_networks():
@@ -275,16 +267,16 @@ def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, m
     cells = {
         (net, column): rng.normal(mean, 0.6, 10) for net in ("LeNet5", "ResNet") for column, mean in errors.items()
     }
-    siamese.compare({"as_coded": cells}, "siamese", "table1", "test_error")
+    siamese.compare(table_of(cells, "as_coded"), "siamese", "table1", "test_error", **LABELS)
     siamese.judge(["siamese.resnet_above_lenet", "siamese.aux_lowers"], ["as_coded"])
-    siamese.audit([("a <flaw>", "one run & no more", "spread 0.123")])
+    siamese._audit = [{"finding": "a <flaw>", "text": "one run & no more", "change": "spread 0.123"}]
     siamese.finish()
     baselines.banner = "These numbers come from the digits."
     baselines.finish()
     smaller = Study("04_distillation", values | {"profile": "overnight"})
-    smaller.settings(overnight={"epochs": 12}, paper={"epochs": 75})
+    smaller.settings(epochs=(1, 2, 12, 75))
     accuracies = {(name, "labels"): [75.0, 76.0] for name in ("Teacher-1", "Deep-ResNet")}
-    smaller.compare({"": accuracies}, "distillation", "table5", "test_accuracy")
+    smaller.compare(table_of(accuracies), "distillation", "table5", "test_accuracy", **LABELS)
     smaller.judge(["distillation.resnet_improves_teacher", "distillation.labels_overfit"])
     smaller.finish()
     (smaller.folder / "04_distillation.html").touch()
@@ -316,4 +308,4 @@ def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, m
         assert "missing" in row and row[-1] == f"make report STUDY={study[:2]} PROFILE=paper"
     assert all((outcome.folder / link["href"]).exists() for link in page.select(".output a[href^=tables]"))
     own = json.loads((outcome.folder / "08_summary.json").read_text())
-    assert own["runs"]["total"] == 0 and not own["claims"] and len(own["figures"]) == 1
+    assert own["runs"]["total"] == 0 and not own["claims"] and len(own["figures"]) == 2

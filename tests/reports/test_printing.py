@@ -99,14 +99,16 @@ def test_what_few_runs_can_show() -> None:
 
 
 def test_plans_count_a_shared_run_once_and_what_is_missing_here() -> None:
-    def runs(*seeds: int, epochs: int) -> list[Run]:
-        known = {"dataset": "digits_28", "task": Spec("t", 1), "model": Spec("m", 1), "learning_rate": 0.1}
-        return [Run(**known, epochs=epochs, batch_size=10, seed=seed) for seed in seeds]
+    known = {"dataset": "digits_28", "task": Spec("t", 1), "model": Spec("m", 1), "learning_rate": 0.1}
 
-    paper = {"first": {("a", ""): runs(0, 1, epochs=30)}, "second": {("a", ""): runs(1, 2, epochs=30)}}
-    here = {"first": {("a", ""): runs(0, 1, epochs=2)}}
-    stored = {here["first"]["a", ""][0].digest}
-    page = printing.plans(paper, here, ("part", "row", "protocol"), lambda run: run.epochs / 10, stored).data
+    def plan(epochs: int, **parts: tuple[int, ...]) -> pd.DataFrame:
+        runs = [
+            (part, Run(**known, epochs=epochs, batch_size=10, seed=k)) for part, seeds in parts.items() for k in seeds
+        ]
+        return pd.DataFrame(runs, columns=["part", "run"])
+
+    paper, here = plan(30, first=(0, 1), second=(1, 2)), plan(2, first=(0, 1))
+    page = printing.plans(paper, here, ["part"], lambda run: run.epochs / 10, {here["run"][0].digest}).data
     first, second = (
         [cell.text for cell in row.select("td")] for row in BeautifulSoup(page, "html.parser").select("tbody tr")
     )
@@ -114,14 +116,12 @@ def test_plans_count_a_shared_run_once_and_what_is_missing_here() -> None:
     assert [float(text) for text in first] == [3, 2, 6, 0.2, 2, 1]
     assert [float(text) for text in second[:3]] == [3, 1, 3] and second[4:] == ["0", "0"]
     assert "3 runs, 9 PFLOP" in page and "1 runs, 0.2 PFLOP" in page
-
-    for here, missing in (
-        ({"second": {("a", ""): runs(1, 2, epochs=2)}}, 2),  # one of them is counted under the first part in paper
-        ({part: {("a", ""): runs(1, epochs=2)} for part in paper}, 1),  # two parts share it
-    ):
-        page = printing.plans(paper, here, ("part", "row", "protocol"), lambda run: run.epochs / 10, set()).data
+    # One of the runs is counted under the first part in paper; and two parts share a run here.
+    for here, missing in ((plan(2, second=(1, 2)), 2), (plan(2, first=(1,), second=(1,)), 1)):
+        page = printing.plans(paper, here, ["part"], lambda run: run.epochs / 10, set()).data
         assert f"Missing in this profile: {missing} runs, {0.2 * missing:.4g} PFLOP" in page
         assert "3 runs, 9 PFLOP" in page
-    shared = {"first": {("a", ""): runs(0, epochs=30)}, "second": {("b", ""): runs(0, epochs=30)}}
-    page = printing.plans(shared, {"second": shared["second"]}, ("part", "row", ""), lambda run: 3.0, set()).data
+    page = printing.plans(
+        plan(30, first=(0,), second=(0,)), plan(30, second=(0,)), ["part"], lambda run: 3.0, set()
+    ).data
     assert "Missing in this profile: 1 runs, 3 PFLOP" in page and "paper: 1 runs, 3 PFLOP" in page

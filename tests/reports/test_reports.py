@@ -197,16 +197,23 @@ def test_code_is_shown_or_not(good) -> None:
     assert "secret_code" not in page and "profile: str" not in page and "42" in page and "<math" in page
 
 
-def test_long_code_is_folded_but_not_the_parameters_and_sections_are_listed(tmp_path: Path) -> None:
-    short, long = ("\n".join(f"{name} = {k}" for k in range(lines)) for name, lines in (("a", 15), ("b", 16)))
-    cells = [new_markdown_cell("# Title\n## What & why\ntext"), new_code_cell(short), new_code_cell(long)]
-    cells.append(new_code_cell(long.replace("b", "c"), metadata={"tags": ["parameters"]}))
-    page = html.study_page(
-        new_notebook(cells=cells), tmp_path, SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}, 1, False
-    )
-    folded = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)
-    assert [summary for summary, _ in folded] == ["16 lines of code"] and folded[0][1].count(">b<") == 16
-    assert page.count(">a<") == 15 and page.count(">c<") == 16
+def test_code_is_folded_and_a_page_begins_with_what_was_found(tmp_path: Path) -> None:
+    def output(text: str, *tags: str) -> nbformat.NotebookNode:
+        shown = nbformat.v4.new_output("display_data", {"text/plain": text})
+        return new_code_cell(f"'{text}'\n2", outputs=[shown], metadata={"tags": list(tags)})
+
+    audit = "## Audit\n\nIntro.\n\n| a | b | c |\n| --- | --- | --- |\n| {x} | y | z |"
+    cells = [new_markdown_cell("# Title"), output("typed", "parameters"), new_markdown_cell("# S\n## What & why\ntext")]
+    cells += [output("drawn", "lead"), output("usual"), new_markdown_cell("{n} found", metadata={"tags": ["findings"]})]
+    cells += [output("found", "findings"), new_markdown_cell(audit, metadata={"tags": ["audit"]}), output("audited")]
+    summary = SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}
+    page = html.study_page(new_notebook(cells=cells), tmp_path, summary, 1, False)
+    text = BeautifulSoup(page, "html.parser").main.get_text(" ")
+    order = ["Title", "found", "drawn", "What & why", "usual", "Audit", "Intro", "audited", "settings", "typed"]
+    places = [text.index(word) for word in order]
+    assert places == sorted(places) and "{n}" not in text and "{x}" not in text
+    folded = re.findall(r'<details class="code"><summary>(.*?)</summary>', page)
+    assert folded == ["2 lines of code"] * 5
     assert '<a href="#What-&amp;-why">What &amp; why</a>' in page and 'id="What-&amp;-why"' in page
 
 

@@ -8,6 +8,7 @@ import pytest
 from deepnets_utils.results import documents, statistics
 from deepnets_utils.results.comparison import OTHER_SCALE, compare, likeness
 from deepnets_utils.results.documents import Claim, claim, claims, results
+from deepnets_utils.results.verdicts import Question, judge
 
 COLUMNS = [
     "row", "column", "metric", "protocol", "published", "published_spread", "published_n",
@@ -39,7 +40,7 @@ def test_every_claim_of_the_csv_is_read_and_can_be_judged():
         for lhs, rhs in item.pairs:
             assert lhs.count(":") == 2
             assert rhs.count(":") == 2 or float(rhs) >= 0
-    words = statistics.judge([statistics.Question(item, {}) for item in everything])
+    words = judge([Question(item, {}) for item in everything])
     assert {(verdict.verdict, verdict.note) for verdict in words} == {("undecided", "not run")}
 
 

@@ -9,15 +9,8 @@ import pytest
 from scipy import stats
 
 from deepnets_utils.results.documents import Claim, claim
-from deepnets_utils.results.statistics import (
-    Question,
-    difference_interval,
-    holm,
-    judge,
-    smallest_significant,
-    summary,
-    welch,
-)
+from deepnets_utils.results.statistics import difference_interval, holm, smallest_significant, summary, welch
+from deepnets_utils.results.verdicts import Question, judge
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = math.nan

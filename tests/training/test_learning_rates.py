@@ -1,7 +1,7 @@
 """The range test by hand, on odd curves, and beside PyTorch Lightning's finder.
 
-lightning_finder.jsonl holds what two versions of that finder gave for RUNS: one of 2021, the year of the document, and one
-of today. `python tests/training/test_learning_rates.py` records the version that can be imported anew (1.5.7 also needs
+lightning_finder.jsonl holds what two versions of that finder gave for RUNS: one of 2021, the year of the document, and
+one of today. `python tests/training/test_learning_rates.py` records the version that can be imported anew (1.5.7 needs
 tensorboard, torchmetrics 0.6, pyDeprecate 0.3 and setuptools below 70). What the finder of 2021 does is what this
 package does; the one of today differs in three ways, which `check_present_finder` spells out.
 """

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepnets_utils.results.cells import Cells
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -26,7 +27,6 @@ from deepnets_utils.data.randomness import derived_seed, generator
 from deepnets_utils.data.tasks import Split, Task, build_task, task
 from deepnets_utils.data.tasks.digit_pairs import DigitPairs
 from deepnets_utils.models import MODELS, build_model, model, register_model
-from deepnets_utils.results.cells import Cells
 from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep

@@ -37,6 +37,7 @@ class DigitPairs:
     test_size: PositiveInt = 1000
     test_inputs: Literal["standardised", "raw"] = "standardised"
     measures = ("error", "digit_error")
+    lists = ("error_by_distance", "pairs_by_distance")
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         # One generator seeded with the plain number, first training then test pairs: as in the authors' code,

@@ -26,6 +26,7 @@ class PixelStatistic:
     train_size: NonNegativeInt = 0
     validation_size: NonNegativeInt = 5000
     measures = ("mse",)
+    described = tuple(f"target_{name}" for name in ("mean", "std", "median", "skewness", "zero_fraction", "histogram"))
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
         train, validation = divided(len(images.train_images), self.train_size, self.validation_size, data_seed)
@@ -51,7 +52,7 @@ class PixelStatistic:
         return {"mse": (outputs.squeeze(-1).double() - targets.double()).square().mean().item()}
 
     def describe(self, targets: Tensor) -> dict[str, Any]:
-        """Return the targets' size, mean, std (N-1), median, skewness, zero_fraction and histogram.
+        """Return the targets' size, and what `described` names: std with N-1, skewness of the moments.
 
         The histogram has 50 bins of width 0.02 over [0, 1], as Figure 2 of go_deep.
         """

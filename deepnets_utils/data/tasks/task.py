@@ -54,6 +54,7 @@ class Task(Protocol):
     """What the training loop needs of a task.
 
     measures: the metrics that are one number; a schedule looks at one of them, keep_best at "error".
+    A task may also have `lists`, the names of the metrics that are lists.
     """
 
     measures: tuple[str, ...]

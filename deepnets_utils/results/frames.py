@@ -1,0 +1,150 @@
+"""Tidy tables: one row a run, one row an epoch, and what is read from them.
+
+A table of runs has a column a factor, then `status`, `digest`, a column a metric, and where the run was trained.
+Status is "finished", "diverged" or "missing"; metrics of the last two are NaN, but for the learning rate that a
+diverged run found.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepnets_utils.data.tasks import build_task
+from deepnets_utils.results.statistics import summary
+from deepnets_utils.runs.run import Result, Run
+
+ORIGIN = ("cpu_seconds", "wall_seconds", "device", "path", "weights_sha256", "teacher_weights_sha256")
+SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
+
+
+def product(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> list[tuple[dict[str, Any], Run]]:
+    """Return each combination of the factors' values with its Run; make(**values) returns None for what is not run."""
+    rows = [dict(zip(factors, values, strict=True)) for values in itertools.product(*map(list, factors.values()))]
+    return [(row, run) for row in rows if (run := make(**row)) is not None]
+
+
+def tidy(
+    planned: Sequence[tuple[dict[str, Any], Run]], results: Sequence[Result | None], factors: Iterable[str]
+) -> Any:
+    """Return the table of runs, one row each in this order.
+
+    The columns of the metrics that such runs have at least are there without any stored run, too.
+    """
+    columns = dict.fromkeys([*factors, "status", "digest"])
+    lines = []
+    for (row, run), result in zip(planned, results, strict=True):
+        line = row | {"status": "missing", "digest": run.digest}
+        if not isinstance(run.learning_rate, str):
+            line.setdefault("learning_rate", run.learning_rate)
+        if result is not None:
+            measured = result.metrics | {name: result.provenance.get(name) for name in ORIGIN}
+            line |= {"status": result.status} | {name: value for name, value in measured.items() if name not in row}
+        columns |= dict.fromkeys([*_metrics(run), *line])
+        lines.append(line)
+    columns = [*(name for name in columns if name not in ORIGIN), *ORIGIN]
+    frame = pd.DataFrame(lines, columns=columns)
+    words = ("device", "path", "weights_sha256", "teacher_weights_sha256", *factors)
+    numbers = [name for name in columns if name not in words and frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(numbers, float)).astype(dict.fromkeys(words[:4], object))
+
+
+def _metrics(run: Run) -> list[str]:
+    """Return the metrics that a finished run has at least."""
+    learned = build_task(run.task)
+    names = ["learning_rate", *(f"test_{measure}" for measure in (*learned.measures, *getattr(learned, "lists", ())))]
+    if run.learning_rate is None:
+        names += [f"{split}_{name}" for split in ("train", "test") for name in getattr(learned, "described", ())]
+    if isinstance(run.learning_rate, str):
+        names.append("range_test_losses")
+    if run.keep_best:
+        names += ["selected_epoch", *(f"selected_test_{measure}" for measure in learned.measures)]
+    if run.gradient_steps:
+        names.append("gradient_norms")
+    return names
+
+
+def factors_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns before `status`."""
+    return list(table.columns[: table.columns.get_loc("status")])
+
+
+def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[str]) -> pd.DataFrame:
+    """Return one row an epoch of each stored run: its factors, `status`, `epoch` (from 1) and the histories by name.
+
+    The index is the run's in `table`, so that what is read from its epochs can be joined to it.
+    results: by digest. A history that a run does not have is NaN.
+    """
+    parts = []
+    for place, digest in table["digest"].items():
+        if (result := results.get(digest)) is not None:
+            length = max(map(len, result.history.values()), default=0)
+            part = {name: pd.Series(result.history.get(name, []), dtype=float).reindex(range(length)) for name in names}
+            parts.append(pd.DataFrame({"epoch": range(1, length + 1)} | part).set_axis([place] * length))
+    long = pd.concat(parts) if parts else pd.DataFrame(columns=["epoch", *names], dtype=float)
+    return table[[*factors_of(table), "status"]].join(long, how="inner")
+
+
+def at_best(curves: pd.DataFrame, on: str) -> pd.DataFrame:
+    """Return the epoch of each finished run in which `on` is lowest, the first of equal ones; indexed as its run."""
+    finished = curves[(curves["status"] == "finished") & curves[on].notna()]
+    ordered = finished.sort_values([on, "epoch"], kind="stable")
+    return ordered[~ordered.index.duplicated()].sort_index()
+
+
+def converged(curves: pd.DataFrame, on: str, points: float = 0.0, factor: float = 1.0) -> pd.Series:
+    """Return each finished run's first epoch with `on` at most `factor` times its lowest value and `points` more."""
+    finished = curves[curves["status"] == "finished"]
+    lowest = finished.groupby(level=0)[on].transform("min")
+    return finished[finished[on] <= factor * lowest + points].groupby(level=0)["epoch"].min()
+
+
+def reached(curves: pd.DataFrame, on: str, level: float) -> pd.Series:
+    """Return each finished run's first epoch with `on` at most `level`, infinite where there is none."""
+    finished = curves[curves["status"] == "finished"]
+    hits = finished[finished[on] <= level].groupby(level=0)["epoch"].min()
+    return hits.astype(float).reindex(finished.index.unique(), fill_value=np.inf)
+
+
+def values(table: pd.DataFrame, metric: str, **labels: Any) -> np.ndarray:
+    """Return a column's values of the stored runs with these labels, float [runs]; NaN of a diverged run."""
+    chosen = table["status"] != "missing"
+    for name, label in labels.items():
+        chosen &= table[name] == label
+    return table.loc[chosen, metric].to_numpy(dtype=float)
+
+
+def cells(table: pd.DataFrame, metric: str, by: Sequence[str]) -> dict[tuple[Any, ...], np.ndarray]:
+    """Return (labels of `by`) -> `values`, in order of appearance; empty where no run of a cell is stored."""
+    groups = table.groupby(list(by), sort=False, dropna=False)
+    return {label: values(group, metric) for label, group in groups}
+
+
+def describe(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Return one row a cell: `statistics.Summary` of a column, as columns, indexed by the labels of `by`."""
+    found = cells(table, metric, by)
+    index = pd.MultiIndex.from_tuples(found, names=by) if found else pd.MultiIndex.from_arrays([[]] * len(by), names=by)
+    columns = list(asdict(summary([])))
+    return pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
+
+
+def costs(title: str, table: pd.DataFrame, missing_seconds: Mapping[str, float]) -> pd.DataFrame:
+    """Return one row a cell: runs stored, missing and diverged, mean CPU and wall seconds a run, device.
+
+    missing_seconds: of every missing run by its digest, NaN where unknown; summed in the column of the same name, in
+    which NaN is a sum with an unknown part.
+    """
+    lines = []
+    by = [name for name in factors_of(table) if name not in SEEDS]
+    for label, cell in table.groupby(by, sort=False, dropna=False) if by else [((), table)]:
+        stored = cell[cell["status"] != "missing"]
+        lacking = cell.loc[cell["status"] == "missing", "digest"]
+        line = {"sweep": title, "cell": ", ".join(map(str, label)), "n": len(stored), "missing": len(lacking)}
+        line["diverged"] = (stored["status"] == "diverged").sum()
+        line |= {f"{name}_a_run": stored[name].mean() for name in ("cpu_seconds", "wall_seconds")}
+        line["missing_seconds"] = sum(missing_seconds.get(digest, 0.0) for digest in lacking)
+        lines.append(line | {"device": ", ".join(sorted(stored["device"].unique()))})
+    return pd.DataFrame(lines)

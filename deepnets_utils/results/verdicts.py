@@ -1,0 +1,276 @@
+"""Verdicts: what samples of runs say about a claim.
+
+A cell is a sequence (one value per run, NaN = a diverged run, inf = a time that the run did not reach) or a number
+(deterministic, no sampling error). A claim is a set of pairs of cells and holds when every pair does (an
+intersection-union test). A pair is judged by Welch's one-sided t tests of mean(lhs) - factor * mean(rhs) against an
+offset; ratios too, so that no distribution of a ratio has to be approximated. A pair with a time that was not reached
+is judged by the log-rank test. "Equal", "within" and "does not help" are shown by tests against the ends of a margin,
+never by p > 0.05.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from deepnets_utils.results import documents
+from deepnets_utils.results.documents import Claim
+from deepnets_utils.results.statistics import holm, log_rank, moments, welch
+
+Cell = float | Sequence[float] | np.ndarray
+VERDICTS = (  # the last two are a study's: of a claim that its runs cannot try, and of one without enough of them
+    *("supported", "contradicted", "leans", "leans against", "undecided"),
+    *("not tried", "too few runs"),
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim put to cells: "table:row:column" -> values of the claim's metric (0 to 100 where that is in %).
+
+    protocol: a label, for a claim that is judged under several. A reference with no cell, or an empty one, has no
+    run yet.
+    """
+
+    claim: Claim
+    cells: Mapping[str, Cell]
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict: one of VERDICTS. effect: of the deciding pair (the weakest, or the most opposite when the verdict is
+    against the claim), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio" (lhs / rhs) of means,
+    NaN where a run did not reach its time. n: fewest finished runs in a pair that has any, of which one reached its
+    time; comparisons: the number of those pairs, pointing: how many of them point the claimed way by their means,
+    shown: how many of these are significant alone, uncorrected. The p-values are corrected in claim and family."""
+
+    id: str
+    protocol: str
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    scale: str
+    pair: str
+    n: int
+    comparisons: int
+    pointing: int
+    shown: int
+    p_supported: float
+    p_contradicted: float
+    note: str
+
+
+def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
+    """Return a Verdict for each question of one family (a study), Holm over its claims for and against.
+
+    - A claim is supported when all its pairs are (its p is the largest of theirs), contradicted when at least
+      one pair shows the opposite (its p is the smallest of theirs times their number). Contradicted goes
+      first: not_less is not supported while a pair is significantly less, however small the step.
+    - One that would be so if it were the only claim, and is not after Holm's correction, leans, or leans against.
+    - A missing pair, one with a cell of fewer than two finished runs, or one in which no run reached its time, neither
+      supports nor contradicts; a claim with no other pairs is no part of the family.
+    - Diverged runs stay out of means, so evidence that a side is better is withheld (p = 1) where one of its
+      runs diverged: losing runs never helps. "Equal" and "within" need both sides whole. Better is higher for
+      accuracies, lower for everything else.
+    - Two numbers are compared directly, p is 0 or 1. Samples without any variance are judged by their order: the p of
+      so many values being sorted like this by chance.
+    - Times of which some were not reached are judged by the log-rank test; all runs were watched for as long.
+
+    Raises ValueError for a claim asked twice under one protocol and for a ratio of negative means.
+    """
+    asked = [(question.claim.id, question.protocol) for question in questions]
+    if twice := sorted({key for key in asked if asked.count(key) > 1}):
+        raise ValueError(f"asked twice in one family (claim, protocol): {twice}")
+    claims = [_pairs(question) for question in questions]
+    supported = [max(pair.p_supported for pair in pairs) for pairs in claims]
+    contradicted = [min(1.0, len(pairs) * min(pair.p_contradicted for pair in pairs)) for pairs in claims]
+    corrected = contradicted[:], supported[:]
+    family = [i for i, pairs in enumerate(claims) if any(pair.n > 1 for pair in pairs)]
+    for p_values in corrected:
+        for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            p_values[i] = p
+    verdicts = []
+    for question, pairs, *p_values in zip(questions, claims, *corrected, contradicted, supported, strict=True):
+        claim, known = question.claim, [pair for pair in pairs if pair.n] or pairs
+        steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
+        word = next((word for word, p in steps if p <= alpha), "undecided")
+        if word in ("contradicted", "leans against"):
+            decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+        else:
+            decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
+        scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
+        effect = decides.ratio() if scale == "ratio" else decides.difference()
+        n, note = min(pair.n for pair in known), _note(question)
+        about = (claim.id, question.protocol, word, *effect, scale, decides.name)
+        counts = len(known), sum(pair.points for pair in known), sum(pair.p_supported <= alpha for pair in known)
+        verdicts.append(Verdict(*about, n, *counts, p_values[1], p_values[0], note))
+    return verdicts
+
+
+def _pairs(question: Question) -> list["_Pair"]:
+    """Return the claim's pairs with their uncorrected p-values and the slack that breaks ties of p."""
+    claim = question.claim
+    (lower, upper), same, below, above = claim.bounds, (1, 0), -1, 1
+    shown, opposite = {
+        "less": ([(same, below)], [(same, above)]),
+        "greater": ([(same, above)], [(same, below)]),
+        "not_less": ([(lower, above)], [(same, below)]),
+        "not_greater": ([(upper, below)], [(same, above)]),
+    }.get(claim.kind, ([(lower, above), (upper, below)], [(lower, below), (upper, above)]))
+    better = 1 if claim.metric.endswith("accuracy") else -1
+    pairs = [_Pair(question, lhs, rhs) for lhs, rhs in claim.pairs]
+    for pair in filter(lambda pair: pair.n, pairs):
+        inclusive = claim.kind not in ("less", "greater")
+        for_it = [pair.test(*test, better, inclusive) for test in shown]
+        against = [pair.test(*test, better, inclusive=False) for test in opposite]
+        pair.p_supported, pair.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
+        pair.points = pair.slack > 0 or (inclusive and pair.slack == 0)
+        pair.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
+        if pair.exact:  # a number that does not show the claim refutes it
+            pair.p_supported = float(pair.p_supported == 1 or pair.p_contradicted == 0)
+            pair.p_contradicted = 1 - pair.p_supported
+    return pairs
+
+
+class _Pair:
+    """Two cells side by side. n: finished runs of the smaller, 1 for two numbers, 0 where nothing can be told.
+
+    That is where one is empty, or no run of both reached its time.
+    """
+
+    p_supported, p_contradicted, slack, points = 1.0, 1.0, 0.0, False
+
+    def __init__(self, question: Question, lhs: str, rhs: str) -> None:
+        left, right = _cell(question, lhs), _cell(question, rhs)
+        self.name = f"{lhs} vs {rhs}"
+        self.whole = not np.isnan(left).any(), not np.isnan(right).any()
+        self.moments = moments(left), moments(right)
+        self.finished = left[~np.isnan(left)], right[~np.isnan(right)]
+        reached = np.isfinite(np.concatenate(self.finished))
+        self.unreached = not reached.all()
+        n = min(self.moments[0][2], self.moments[1][2]) if reached.any() else 0
+        self.exact = n == math.inf
+        self.n = 1 if self.exact else n
+
+    def contrast(self, factor: float) -> tuple[float, float, float]:
+        """mean(left) - factor * mean(right), its standard error and its degrees of freedom."""
+        (mean, variance, n), (other, other_variance, other_n) = self.moments
+        return mean - factor * other, *welch(variance, n, factor**2 * other_variance, other_n)
+
+    def test(self, bound: tuple[float, float], direction: int, better: int, inclusive: bool) -> tuple[float, float]:
+        """p-value and distance of left being above (direction 1) or below (-1) factor * right + offset."""
+        factor, offset = bound
+        estimate, error, dof = self.contrast(factor)
+        distance = direction * (estimate - offset)
+        if abs(distance) <= 1e-12 * (abs(self.moments[0][0]) + abs(offset)):
+            distance = 0.0  # rounding, as of 0.9 - 0.7 against 0.2
+        favoured_is_whole = self.whole[0 if direction == better else 1]
+        if self.unreached:
+            # Where a bound lies beyond what was watched, a run that did not reach its time says nothing about it.
+            known = favoured_is_whole and direction * (factor - 1 + offset) <= 0
+            left, right = self.finished
+            return log_rank(*(left, factor * right + offset)[::direction]) if known else 1.0, 0.0
+        if math.isnan(error) or not favoured_is_whole:
+            return 1.0, distance
+        if error == 0:
+            return (self._by_order() if distance > 0 or (inclusive and distance == 0) else 1.0), distance
+        return float(stdtr(dof, -distance / error)), distance
+
+    def _by_order(self) -> float:
+        """p-value of samples that do not vary, as a coarse measure's may: by chance they would be sorted like this."""
+        n, other = sorted((self.moments[0][2], self.moments[1][2]))
+        if other == math.inf:
+            return 2.0**-n
+        return 1 / math.comb(int(n + other), int(n))
+
+    def difference(self) -> tuple[float, float, float]:
+        """mean(left) - mean(right) and its 95 % interval."""
+        mean, error, dof = self.contrast(1)
+        half = float(stdtrit(dof, 0.975)) * error if error else 0.0
+        return mean, mean - half, mean + half
+
+    def ratio(self) -> tuple[float, float, float]:
+        """mean(left) / mean(right) and its 95 % interval, Fieller's: the factors that no test excludes."""
+        (left, *_), (right, *_) = self.moments
+        if min(left, right) < 0:
+            raise ValueError(f"a ratio needs means of at least 0, not {left:g} and {right:g}: {self.name}")
+        ratio = left / right if right > 0 else math.nan
+        _, error, dof = self.contrast(ratio)
+        if not error > 0:
+            return ratio, ratio + error, ratio + error  # a point without variance, NaN for too few runs
+        left_2, both = ((stdtrit(dof, 0.975) * self.contrast(factor)[1]) ** 2 for factor in (0, 1))
+        a, b, c = right**2 + left_2 - both, left * right, left**2 - left_2
+        if a <= 0:
+            return ratio, 0.0, math.inf  # the denominator may be 0
+        root = math.sqrt(max(b * b - a * c, 0.0))
+        return ratio, float((b - root) / a), float((b + root) / a)
+
+
+def _cell(question: Question, ref: str) -> np.ndarray:
+    """Return float [runs], or [] for a number (a literal of the claim, too); [0] where there is no run."""
+    values = np.asarray(question.cells.get(ref, () if ":" in ref else float(ref)), dtype=float)
+    if values.ndim > 1:
+        raise ValueError(f"a cell is a number or one value per run, not of shape {values.shape}: {ref}")
+    return values
+
+
+def _note(question: Question) -> str:
+    cells = {ref: _cell(question, ref) for pair in question.claim.pairs for ref in pair}
+    missing = [ref for ref, values in cells.items() if values.size == 0]
+    if len(missing) == sum(":" in ref for ref in cells):
+        return "not run"
+    few: dict[str, list[str]] = {"missing": missing, "n = 0": [], "n = 1": []}
+    notes = []
+    for ref, values in cells.items():
+        finished, unreached = int((~np.isnan(values)).sum()), int(np.isinf(values).sum())
+        if finished < values.size:
+            notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
+        if unreached:
+            notes.append(f"{unreached} of {values.size} runs never got there: {ref}")
+        if values.ndim and values.size and finished < 2:
+            few[f"n = {finished}"].append(ref)
+    for word, refs in few.items():
+        more = f" and {len(refs) - 3} more" if len(refs) > 3 else ""
+        notes += [f"{word}: {', '.join(refs[:3])}{more}"] if refs else []
+    return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
+
+
+def of_claims(
+    ids: Sequence[str],
+    values: Mapping[tuple[str, str], Mapping[str, Cell]],
+    protocols: Sequence[str],
+    untried: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Return a line a claim and protocol: its Verdict, with the claim's source, statement and the effect's unit.
+
+    values: (protocol, metric) -> "table:row:column" -> cell. A protocol tries a claim when each of its left-hand sides
+    that has a cell under any protocol has one under this one. untried: claim -> why its runs cannot try it; it is not
+    judged and no part of the family. Raises ValueError for an unknown claim.
+    """
+    if unknown := untried.keys() - set(ids):
+        raise ValueError(f"untried claims are among those that are judged, {', '.join(ids)}; not {unknown}")
+    asked = {id: documents.claim(id) for id in ids}
+    questions = []
+    for id, claim in asked.items():
+        kept = {protocol: values.get((protocol, claim.metric), {}) for protocol in protocols}
+        sides = {lhs for lhs, _ in claim.pairs if any(lhs in cells for cells in kept.values())}
+        tried = [protocol for protocol in protocols if sides and sides <= kept[protocol].keys()]
+        questions += [Question(claim, {} if id in untried else kept[p], p) for p in tried or protocols[:1]]
+    lines = []
+    for verdict in judge(questions):
+        claim = asked[verdict.id]
+        line = asdict(verdict) | {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
+        if verdict.scale == "difference":
+            points = claim.metric.endswith(("accuracy", "error"))
+            line["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
+        if verdict.id in untried:
+            line |= {"verdict": "not tried", "note": untried[verdict.id]}
+        elif verdict.verdict == "undecided" and (verdict.n < 2 or verdict.comparisons < len(claim.pairs)):
+            line["verdict"] = "too few runs"
+        lines.append(line)
+    return lines
