@@ -22,8 +22,9 @@ from deepnets_utils.runs.errors import DataError, ParameterError
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store, read_records, write_records
+from deepnets_utils.sweeps.driver import TrainingFailed
 from deepnets_utils.sweeps.estimates import estimate
-from deepnets_utils.sweeps.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
+from deepnets_utils.sweeps.sweep import SweepTooLong, in_rounds, sweep
 from deepnets_utils.sweeps.workers import engine, resolve, use_cluster
 from deepnets_utils.training.signals import TERMINATED
 

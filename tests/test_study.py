@@ -359,7 +359,9 @@ def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
     assert summary["audit"] == [{"finding": "one draw", "text": "one draw serves all runs", "change": "spread 0.4"}]
     assert summary["findings"] == "Ours is **0.2** of 3."
     small = written(study(profile="quick"), tmp_path, findings="Found.").findings().data
-    assert small.startswith("*Profile quick shows that everything runs; it proves nothing.*") and small.endswith("Found.")
+    assert small.startswith("*Profile quick shows that everything runs; it proves nothing.*") and small.endswith(
+        "Found."
+    )
 
 
 def test_a_column_of_numbers_is_no_label():

@@ -110,6 +110,36 @@ def measured(task: Task, outputs: Any, targets: Tensor, name: str) -> dict[str, 
     return {f"{name}_{key}": value if whole or isinstance(value, list) else math.nan for key, value in metrics}
 
 
+class Diverged(ArithmeticError):
+    """A loss, or what is measured, is not finite; step: the first such one, counted from 0."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"not finite at step {step}")
+        self.step = step
+
+
+def check_finite(epoch: int, losses: Tensor, metrics: dict[str, Any]) -> None:
+    """Raise Diverged where an epoch's losses [steps], or what is measured after it, are not finite.
+
+    epoch: counted from 0. What is measured counts as a step after the epoch's last one.
+    """
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad) or not finite(metrics):
+        raise Diverged(epoch * len(losses) + (bad[0].item() if len(bad) else len(losses)))
+
+
+def outcome_of(metrics: dict[str, Any], progress: Progress, diverged: Diverged | None = None) -> dict[str, Any]:
+    """Return status, metrics and history of a training; of one that diverged only the epochs before that.
+
+    metrics: at the end; of one that diverged, what its range test found.
+    """
+    if diverged is None:
+        return {"status": "finished", "metrics": metrics, "history": progress.history}
+    whole = max(progress.epoch - 1, 0)
+    history = {name: values[:whole] for name, values in progress.history.items() if values[:whole]}
+    return {"status": "diverged", "diverged_at_step": diverged.step, "metrics": metrics, "history": history}
+
+
 def finite(metrics: dict[str, Any]) -> bool:
     """Return whether all metrics that are numbers are finite."""
     return all(isinstance(value, list) or math.isfinite(value) for value in metrics.values())

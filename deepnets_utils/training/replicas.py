@@ -20,7 +20,7 @@ from deepnets_utils.models import build_model
 from deepnets_utils.runs.run import Run, Spec
 from deepnets_utils.training.checkpoints import Progress
 from deepnets_utils.training.learning_rates import STEPS, suggestion, tested_rates
-from deepnets_utils.training.loop import finite, measured
+from deepnets_utils.training.loop import Diverged, check_finite, finite, measured, outcome_of
 from deepnets_utils.training.stacked import StackedNetwork, stackable
 
 # Task -> the options in which runs of one group may differ: they change the targets, not the loss or any shape.
@@ -215,44 +215,49 @@ def train_replicas(
             torch.manual_seed(derived_seed("weights", run.seed))
             networks.append(build_model(run.model))
         training = StackedTraining(runs, tasks[0], networks, splits, device)
-        outcomes: list[dict[str, Any]] = [{"status": "finished", "metrics": {}, "history": {}} for _ in runs]
+        progress, found = [Progress.start(run.seed) for run in runs], [{} for _ in runs]
         rates = [run.learning_rate for run in runs]
+        diverged: list[Diverged | None] = [None] * len(runs)
         if isinstance(rates[0], str):
-            rule = "per_rate" if rates[0] == "range_test_per_rate" else "per_step"
             for r, losses in enumerate(training.range_test([run.seed for run in runs])):
-                rates[r] = suggestion(losses, rule)
-                outcomes[r]["metrics"] = {"learning_rate": rates[r], "range_test_losses": losses}
-                if math.isnan(rates[r]):
-                    outcomes[r] |= {"status": "diverged", "diverged_at_step": 0}
+                rates[r] = suggestion(losses, "per_rate" if rates[r] == "range_test_per_rate" else "per_step")
+                found[r] = {"learning_rate": rates[r], "range_test_losses": losses}
+                diverged[r] = Diverged(0) if math.isnan(rates[r]) else None
         training.alive.copy_(torch.tensor([not math.isnan(rate) for rate in rates]))
         training.rates.copy_(torch.tensor(rates, dtype=torch.float64)[:, None].nan_to_num(0))
-        _train_epochs(runs, tasks, training, outcomes)
-    return outcomes
+        for _ in range(runs[0].epochs):
+            _train_epoch(runs[0], tasks, training, progress, diverged)
+            if None not in diverged:
+                break
+        tested = training.evaluate(tasks, "test") if None in diverged else [{}] * len(runs)
+        for r, (own, metrics) in enumerate(zip(progress, tested, strict=True)):
+            if diverged[r] is None and not finite(metrics):  # the last update was too much
+                diverged[r] = Diverged(own.epoch * math.ceil(len(own.order) / runs[r].batch_size))
+        return [
+            outcome_of(of if end else of | metrics, own, end)
+            for of, metrics, own, end in zip(found, tested, progress, diverged, strict=True)
+        ]
 
 
-def _train_epochs(
-    runs: Sequence[Run], tasks: Sequence[Task], training: StackedTraining, outcomes: list[dict[str, Any]]
+def _train_epoch(
+    run: Run,
+    tasks: Sequence[Task],
+    training: StackedTraining,
+    progress: Sequence[Progress],
+    diverged: list[Diverged | None],
 ) -> None:
-    progress = [Progress.start(run.seed) for run in runs]
-    for epoch in range(runs[0].epochs):
-        for own in progress:
-            if runs[0].shuffle == "every_epoch" or own.order is None:
-                own.order = torch.randperm(training.inputs["train"].length, generator=own.generator)
-        losses = training.epoch([own.order for own in progress])
-        validation = training.evaluate(tasks, "validation") if "validation" in training.inputs else [{}] * len(runs)
-        for own, outcome, curve, metrics in zip(progress, outcomes, losses, validation, strict=True):
-            if outcome["status"] == "diverged":
-                continue
-            outcome["history"] = own.history
-            metrics = {"train_loss": curve.mean().item()} | metrics
-            if not finite(metrics):
-                bad = (~curve.isfinite()).nonzero()
-                step = epoch * len(curve) + (bad[0].item() if len(bad) else len(curve))
-                outcome |= {"status": "diverged", "diverged_at_step": step}
-                continue
+    for own in progress:
+        if run.shuffle == "every_epoch" or own.order is None:
+            own.order = torch.randperm(training.inputs["train"].length, generator=own.generator)
+    losses = training.epoch([own.order for own in progress])
+    validation = training.evaluate(tasks, "validation") if "validation" in training.inputs else [{}] * len(tasks)
+    for r, (own, curve, metrics) in enumerate(zip(progress, losses, validation, strict=True)):
+        if diverged[r] is not None:
+            continue
+        own.epoch += 1
+        metrics = {"train_loss": curve.mean().item()} | metrics
+        try:
+            check_finite(own.epoch - 1, curve, metrics)
             own.record(metrics)
-        if all(outcome["status"] == "diverged" for outcome in outcomes):
-            return
-    for outcome, metrics in zip(outcomes, training.evaluate(tasks, "test"), strict=True):
-        if outcome["status"] == "finished":
-            outcome["metrics"] |= metrics
+        except Diverged as end:
+            diverged[r] = end

@@ -21,14 +21,22 @@ from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress, load_checkpoint, load_state, save_checkpoint, save_state
 from deepnets_utils.training.learning_rates import suggestion
-from deepnets_utils.training.loop import evaluate, finite, make_optimizer, range_test, train_epoch
+from deepnets_utils.training.loop import (
+    Diverged,
+    check_finite,
+    evaluate,
+    finite,
+    make_optimizer,
+    outcome_of,
+    range_test,
+    train_epoch,
+)
 from deepnets_utils.training.machine import Clock, numerics, provenance
 from deepnets_utils.training.replicas import group_key, train_replicas
 from deepnets_utils.training.schedules import build_schedule
 from deepnets_utils.training.signals import TERMINATED, Terminated, terminated
 
 CHECKPOINT_SECONDS = 300.0
-OF_THE_RANGE_TEST = ("learning_rate", "range_test_losses")
 GRADIENT_BINS = 20  # windows of steps over which the recorded gradients' norms are averaged
 
 OnEpoch = Callable[[int, dict[str, list[float]]], None]
@@ -68,13 +76,13 @@ def train(
             outcome = fit_estimator(run, task, splits)
         else:
             check_parts(run, task, splits)
-            lead, identity = None, run.digest
+            teacher_network, identity = None, run.digest
             if run.teacher is not None:
-                lead, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
+                teacher_network, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
                 identity += extra["teacher_weights_sha256"]  # a teacher that was trained again may have other weights
-            batches, network = Batches(run, lead), make_network(run, place)
+            batches, network = Batches(run, teacher_network), make_network(run, place)
             saving = Saving(checkpoint, checkpoint_seconds, clock, identity)
-            outcome = settled(run, splits, train_network(run, task, network, batches, splits, saving, on_epoch))
+            outcome = train_network(run, task, network, batches, splits, saving, on_epoch)
             if weights is not None:
                 if outcome["status"] == "diverged":  # and so do its students, at their first step
                     for parameter in network.parameters():
@@ -99,7 +107,7 @@ def train_group(runs: Sequence[Run], *, device: str = "cpu") -> list[Result]:
         splits = {(task, data_seed): build_task(task).splits(images, data_seed) for task, data_seed in kinds}
         tasks = [build_task(run.task) for run in runs]
         own = [splits[run.task, run.data_seed] for run in runs]
-        outcomes = list(map(settled, runs, own, train_replicas(runs, tasks, own, device)))
+        outcomes = train_replicas(runs, tasks, own, device)
     origin = provenance("replicas", device, clock, images, len(runs))
     origin |= {"replicas": len(runs), "device_kind": torch.device(device).type}
     return [Result(run=run, provenance=dict(origin), **outcome) for run, outcome in zip(runs, outcomes, strict=True)]
@@ -192,41 +200,68 @@ def train_network(
     """Train and test the network; return the run's status, metrics and history. The network keeps its last weights."""
     device = next(network.parameters()).device
     splits = {name: split.to(device) for name, split in splits.items()}
-    train_split = splits.pop("train")
     if batches.teacher is not None:
-        splits = {name: batches.taught(split) for name, split in splits.items()}
+        splits |= {name: batches.taught(split) for name, split in splits.items() if name != "train"}
     torch.manual_seed(derived_seed("dropout", run.seed))
-    progress = Progress.start(run.seed)
-    learning_rate, found = run.learning_rate, {}
-    if isinstance(learning_rate, str):
-        losses = range_test(run, task, network, batches, train_split)
-        learning_rate = suggestion(losses, "per_rate" if learning_rate == "range_test_per_rate" else "per_step")
-        found = {"learning_rate": learning_rate, "range_test_losses": losses}
-        if math.isnan(learning_rate):
-            return {"status": "diverged", "diverged_at_step": 0, "metrics": found, "history": {}}
+    progress, found = Progress.start(run.seed), {}
+    try:
+        if isinstance(run.learning_rate, str):
+            found["range_test_losses"] = range_test(run, task, network, batches, splits["train"])
+            found = {"learning_rate": found_rate(run, found["range_test_losses"])} | found
+        train_epochs(
+            run,
+            task,
+            network,
+            batches,
+            splits,
+            found.get("learning_rate", run.learning_rate),
+            progress,
+            saving,
+            on_epoch,
+        )
+        metrics = found | tested(run, task, network, batches, splits["test"], progress)
+    except Diverged as diverged:
+        return outcome_of(found, progress, diverged)
+    return outcome_of(metrics, progress)
+
+
+def found_rate(run: Run, losses: list[float]) -> float:
+    """Return the learning rate that a range test suggests, NaN where it suggests none."""
+    return suggestion(losses, "per_rate" if run.learning_rate == "range_test_per_rate" else "per_step")
+
+
+def train_epochs(
+    run: Run,
+    task: Task,
+    network: nn.Module,
+    batches: Batches,
+    splits: dict[str, Split],
+    learning_rate: float,
+    progress: Progress,
+    saving: "Saving",
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Train all epochs, from a checkpoint on where there is one; raises Diverged."""
+    if math.isnan(learning_rate):
+        raise Diverged(0)
     optimizer = make_optimizer(run, network, learning_rate)
     schedule = build_schedule(run.schedule) if run.schedule else None
     scheduler = schedule.start(optimizer) if schedule else None
+    measured = [name for name in splits if name == "validation" or (name == "test" and run.watch_test)]
     saving.load(progress, network, optimizer, scheduler)
-
     while progress.epoch < run.epochs:
         if run.shuffle == "every_epoch" or progress.order is None:
-            progress.order = torch.randperm(len(train_split), generator=progress.generator)
+            progress.order = torch.randperm(len(splits["train"]), generator=progress.generator)
         if scheduler is not None:
             progress.record({"learning_rate": optimizer.param_groups[0]["lr"]})
-        losses = train_epoch(run, task, network, optimizer, batches, train_split, progress)
+        losses = train_epoch(run, task, network, optimizer, batches, splits["train"], progress)
         progress.epoch += 1
-        diverged, measured = (~losses.isfinite()).nonzero(), {"train_loss": losses.mean().item()}
-        if not len(diverged):
-            for name, split in splits.items():
-                if name == "validation" or run.watch_test:
-                    measured |= evaluate(run, task, network, batches, split, name)
-        if not finite(measured):
-            whole = progress.epoch - 1
-            history = {name: values[:whole] for name, values in progress.history.items() if values[:whole]}
-            step = whole * len(losses) + (diverged[0].item() if len(diverged) else len(losses))
-            return {"status": "diverged", "diverged_at_step": step, "metrics": found, "history": history}
-        progress.record(measured)
+        metrics = {"train_loss": losses.mean().item()}
+        if losses.isfinite().all():
+            for name in measured:
+                metrics |= evaluate(run, task, network, batches, splits[name], name)
+        check_finite(progress.epoch - 1, losses, metrics)
+        progress.record(metrics)
         if run.keep_best:
             progress.keep_best(network)
         if schedule is not None:
@@ -235,30 +270,24 @@ def train_network(
             on_epoch(progress.epoch, progress.history)
         saving.save(progress, network, optimizer, scheduler)
 
-    metrics = found | evaluate(run, task, network, batches, splits["test"], "test")
+
+def tested(
+    run: Run, task: Task, network: nn.Module, batches: Batches, split: Split, progress: Progress
+) -> dict[str, Any]:
+    """Return what a trained network gives on the test split, with its last and its best weights; or raise Diverged."""
+    metrics = evaluate(run, task, network, batches, split, "test")
+    if not finite(metrics):  # the last update was too much
+        raise Diverged(run.epochs * math.ceil(len(progress.order) / run.batch_size))
     if run.keep_best:
         last = copy.deepcopy(network.state_dict())
         network.load_state_dict(progress.best["network"])
-        selected = evaluate(run, task, network, batches, splits["test"], "selected_test")
-        metrics |= selected | {"selected_epoch": progress.best["epoch"]}
+        metrics |= evaluate(run, task, network, batches, split, "selected_test")
+        metrics["selected_epoch"] = progress.best["epoch"]
         network.load_state_dict(last)
     if progress.gradients:
         windows = torch.tensor(progress.gradients).T.chunk(min(GRADIENT_BINS, len(progress.gradients)), dim=1)
         metrics["gradient_norms"] = torch.stack([window.mean(1) for window in windows], 1).tolist()
-    return {"status": "finished", "metrics": metrics, "history": progress.history}
-
-
-def settled(run: Run, splits: dict[str, Split], outcome: dict[str, Any]) -> dict[str, Any]:
-    """Return what a training gave, as diverged where its test metrics are not finite: its last update was too much."""
-    tested = {name: value for name, value in outcome["metrics"].items() if name.startswith("test_")}
-    if outcome["status"] == "diverged" or finite(tested):
-        return outcome
-    return {
-        "status": "diverged",
-        "diverged_at_step": run.epochs * math.ceil(len(splits["train"]) / run.batch_size),
-        "metrics": {name: outcome["metrics"][name] for name in OF_THE_RANGE_TEST if name in outcome["metrics"]},
-        "history": {name: values[:-1] for name, values in outcome["history"].items() if values[:-1]},
-    }
+    return metrics
 
 
 def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, Any]:

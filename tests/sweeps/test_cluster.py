@@ -19,7 +19,8 @@ from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.run import Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps import workers
-from deepnets_utils.sweeps.sweep import TrainingFailed, sweep
+from deepnets_utils.sweeps.driver import TrainingFailed
+from deepnets_utils.sweeps.sweep import sweep
 from deepnets_utils.sweeps.workers import DASK, UnfitWorker, call_group, engine, resolve, use_cluster, versions
 
 TESTS = Path(__file__).parents[1]

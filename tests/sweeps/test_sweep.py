@@ -18,10 +18,11 @@ from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.runs.sizes import DEFAULT_SIZES, images_seen
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps import sweep as sweep_module
+from deepnets_utils.sweeps import driver as driver_module
 from deepnets_utils.sweeps import workers as workers_module
+from deepnets_utils.sweeps.driver import TrainingFailed
 from deepnets_utils.sweeps.estimates import estimate, estimates
-from deepnets_utils.sweeps.sweep import SweepTooLong, TrainingFailed, in_rounds, sweep
+from deepnets_utils.sweeps.sweep import SweepTooLong, in_rounds, sweep
 
 
 def test_order_is_kept_and_duplicates_are_trained_once(store: Store) -> None:
@@ -204,7 +205,7 @@ def test_any_executor_will_do_and_threads_take_turns(store: Store) -> None:
 
 
 def test_an_executor_is_sent_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "IN_FLIGHT", 3)
+    monkeypatch.setattr(driver_module, "IN_FLIGHT", 3)
     claimed = []
 
     class Watched(ThreadPoolExecutor):

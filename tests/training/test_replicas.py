@@ -22,7 +22,8 @@ from deepnets_utils.models import build_model, model, register_model
 from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps import workers as workers_module
-from deepnets_utils.sweeps.sweep import TrainingFailed, sweep
+from deepnets_utils.sweeps.driver import TrainingFailed
+from deepnets_utils.sweeps.sweep import sweep
 from deepnets_utils.training import stacked
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.learning_rates import suggestion
