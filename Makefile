@@ -5,7 +5,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-without-avx lab data lint readme
+.PHONY: help setup report test test-without-avx lab data lint results
 
 help:
 	@echo "make report   train and show profile quick, then show overnight and paper;"
@@ -16,7 +16,7 @@ help:
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make data     check and download the data sets"
 	@echo "make lint     check the style"
-	@echo "make readme   write the results in README.md anew, from the stored records"
+	@echo "make results  write RESULTS.md anew, from the stored records"
 
 setup: $(SETUP)
 
@@ -51,7 +51,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-readme: $(SETUP)
+results: $(SETUP)
 	$(BIN)/deepnets report --profile overnight --train never
 	$(BIN)/deepnets report --profile paper --train never
-	$(BIN)/python -m tools.readme
+	$(BIN)/python -m tools.results

@@ -257,17 +257,19 @@ class Study:
                 of_protocol[tuple(label)] = float(cell[0])
         return found
 
-    def agreement(self, source: str, name: str) -> pd.DataFrame:
-        """Return one row a protocol: how many of a compared table's cells agree, and the mean distance of means.
+    def words(self, source: str, name: str) -> pd.DataFrame:
+        """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
 
-        At another scale than the document's also how many are of that, of which none agrees or differs.
+        At another scale than the document's also how many are of that, of which none has another word. Cells in which
+        nothing is random are not counted.
         """
         lines = {}
         for protocol, frame in self._by_protocol(source, name).items():
-            distance = (frame["ours"] - frame["published"]).abs().mean()
-            counts = summaries.counts(frame["verdict"])
-            counts |= {OTHER_SCALE: frame["verdict"].eq(OTHER_SCALE).sum()} if self.scale else {}
-            lines[protocol] = {"cells": int(frame["verdict"].ne("").sum())} | counts | {"mean distance": distance}
+            frame = frame[~frame["exact"]]
+            lines[protocol] = {"cells": frame["verdict"].ne("").sum()} | summaries.counts(frame)
+            if self.scale:
+                lines[protocol][OTHER_SCALE] = frame["verdict"].eq(OTHER_SCALE).sum()
+            lines[protocol]["mean distance"] = (frame["ours"] - frame["published"]).abs().mean()
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
     def _by_protocol(self, source: str, name: str) -> dict[str, pd.DataFrame]:

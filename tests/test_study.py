@@ -189,20 +189,20 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     published = {"no sharing, no aux": 17.47, "no sharing, aux": 6.98, "sharing, no aux": 14.97, "sharing, aux": 5.16}
     cells = {("ResNet", column): rng.normal(mean, 0.6, 10) for column, mean in published.items()}
     shown = made.compare(table_of(cells, "as_coded"), "siamese", "table1", "test_error", **LABELS)
-    assert shown.loc[("ResNet", "sharing, aux"), "verdict as_coded"] == "agrees"
+    assert shown.loc[("ResNet", "sharing, aux"), "verdict as_coded"] in ("close", "wide")
     assert shown.loc[("Net", "sharing, aux"), "verdict as_coded"] == "missing"
-    assert made.agreement("siamese", "table1").loc["as_coded", "agrees"] == 4
+    assert made.words("siamese", "table1").loc["as_coded", ["close", "wide", "same"]].sum() == 4
     verdicts = made.judge(["siamese.aux_lowers", "siamese.resnet_above_lenet"], ["as_coded"])
     assert list(verdicts["verdict"]) == ["too few runs", "too few runs"]  # the other networks are missing
     made.compare(table_of(cells, "as_published"), "siamese", "table1", "test_error", **LABELS)
     made.finish()
     table = pd.read_csv(output / "reports/paper/tables/siamese_table1.csv")
-    columns = "row column metric protocol published published_spread published_n ours spread n low high verdict"
-    assert list(table.columns) == [*columns.split(), "diverged"]
+    columns = "row column metric protocol printed published published_spread published_n ours spread n low high verdict"
+    assert list(table.columns) == [*columns.split(), "diverged", "exact"]
     assert len(table) == 32
     summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
-    counts = {each["title"]: (each["cells"], each["agrees"], each["missing"]) for each in summary["tables"]}
-    assert counts == {f"siamese: table1, as_{word}": (16, 4, 12) for word in ("coded", "published")}
+    counts = {each["title"]: (each["cells"], each["differs"], each["missing"]) for each in summary["tables"]}
+    assert counts == {f"siamese: table1, as_{word}": (16, 0, 12) for word in ("coded", "published")}
     assert set(pd.read_csv(output / "reports/paper/tables/claims.csv")["id"]) == set(
         ["siamese.aux_lowers", "siamese.resnet_above_lenet"]
     )
@@ -216,7 +216,7 @@ def test_a_comparison_shows_and_counts_what_one_protocol_alone_has():
     assert shown.loc[("Net", "ours"), "ours as_coded"] and not shown.loc[("Net", "ours"), "ours as_published"]
     alone = made.compare(table_of(one), "siamese", "table1", "test_error", **LABELS)
     assert list(shown.index[:-1]) == list(alone.index)
-    assert made.agreement("siamese", "table1").loc["as_coded", "cells"] == 16
+    assert made.words("siamese", "table1").loc["as_coded", "cells"] == 16
     made.judge(["siamese.aux_lowers", "siamese.both_best"], ["as_coded"])
     assert [line["comparisons"] for line in made._verdicts] == [8, 12], "none has runs on both sides"
     two = {("Net", column): [9.0, 9.1] for column in ("sharing, no aux", "no sharing, aux")}
@@ -231,16 +231,16 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     made.settings(**settings)
     cells = {("Net", "sharing, aux"): [6.9, 7.0], ("Net", "sharing, no aux"): [16.0, 17.0]}
     shown = made.compare(table_of(cells, "as_coded"), "siamese", "table1", "test_error", **LABELS)
-    assert made.agreement("siamese", "table1").loc["as_coded", "other scale"] == 2
+    assert made.words("siamese", "table1").loc["as_coded", "other scale"] == 2
     assert "verdict as_coded" not in shown and shown.loc[("Net", "sharing, aux"), "ours as_coded"]
     exact = LABELS | {"exact": True}
     counted = made.compare(table_of({("Net", "parameters"): 15460}), "siamese", "text", "parameters", **exact)
-    assert counted.loc[("Net", "parameters"), "verdict"] == "agrees", "what is not trained has no scale"
+    assert counted.loc[("Net", "parameters"), "verdict"] == "same", "what is not trained has no scale"
     made.finish()
     summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
     assert summary["scale"] == "Another scale than the document's (in brackets): epochs 12 (30)."
     table = next(table for table in summary["tables"] if "table1" in table["title"])
-    assert (table["cells"], table["agrees"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
+    assert (table["cells"], table["same"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
     assert table["likeness"].startswith("test error: 1 of 1 printed differences")
     paper = study(profile="paper")
     paper.settings(**settings)
@@ -377,7 +377,9 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
     made.keep(table_of(cells, "as_coded"), "table1", "test_error", **LABELS)
     made.judge(["siamese.lenet_above_net"], ["as_coded", "as_published"])
     text = made.verdict("siamese.lenet_above_net")
-    assert text.startswith("as_coded: supported, -4 points (95 %: -4.2") and text.endswith("; n = 3)")
+    assert text.startswith("as_coded: supported, 4 points lower (4.1 against 8.1 %) (95 %: -4.2") and text.endswith(
+        "; n = 3)"
+    )
 
 
 def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
@@ -387,7 +389,7 @@ def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
     made.keep(table_of(never), "auxiliary", "epoch", **LABELS)
     shown = made.judge(["googlenet.aux_no_faster"]).iloc[0]
     assert (shown["verdict"], shown["effect"], shown["p"]) == ("too few runs", "", "")
-    assert all(f"3 of 3 runs never got there: auxiliary:{row}" in shown["note"] for row in rows)
+    assert all(f"3 of 3 runs never got there: {row}, epochs to 20 % error" in shown["note"] for row in rows)
     assert made.verdict("googlenet.aux_no_faster") == "too few runs"
 
 

@@ -21,7 +21,8 @@ from nbformat.v4 import new_markdown_cell
 from pygments.formatters import HtmlFormatter
 
 from deepnets_utils.reports import printing, summaries
-from deepnets_utils.results.verdicts import VERDICTS
+from deepnets_utils.results.comparison import WORDS
+from deepnets_utils.results.verdicts import IN_PART, VERDICTS, one_word
 from deepnets_utils.runs.progress import duration
 
 TEMPLATES = Path(__file__).with_name("pages")
@@ -212,7 +213,13 @@ def index_page(
     total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
     lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
-    shown = {"banners": banners, "verdicts": count_verdicts(claims), "lacking": lacking, "notebooks": notebooks}
+    shown = {
+        "banners": banners,
+        "verdicts": count_verdicts(claims),
+        "lacking": lacking,
+        "notebooks": notebooks,
+        "words": WORDS,
+    }
     return _render("index", name=name, rows=rows, claims=claims, **shown)
 
 
@@ -222,9 +229,12 @@ def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
 
 
 def count_verdicts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how often each verdict occurs, a claim under each protocol, in a fixed order."""
-    found = [claim["verdict"] for claim in claims]
-    return {word: found.count(word) for word in VERDICTS if word in found}
+    """Return how often each verdict occurs, each claim once whatever its protocols, in a fixed order."""
+    by_claim: dict[str, list[Mapping[str, Any]]] = {}
+    for claim in claims:
+        by_claim.setdefault(claim["id"], []).append(claim)
+    found = [one_word(lines) for lines in by_claim.values()]
+    return {word: found.count(word) for word in (*VERDICTS[:2], IN_PART, *VERDICTS[2:]) if word in found}
 
 
 def navigation(page: str, before: str | None, after: str | None) -> str:

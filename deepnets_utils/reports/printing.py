@@ -1,5 +1,6 @@
 """How a study's numbers are written for a reader: comparisons, verdicts, the audit, and one difference in words."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd
     Without verdicts where ours are of another scale: `comparison.likeness` says how like they are.
     """
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
-    text["published"] = _texts(frame, ["published", "published_spread", "published_n"], ".10g")
+    spread = _texts(frame.assign(mean=0), ["mean", "published_spread", "published_n"], ".10g")
+    text["published"] = [of and of + more[1:] for of, more in zip(frame["printed"], spread, strict=True)]
     ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
     text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
     if not exact:
@@ -72,7 +74,7 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         text = f"{line['protocol']}: {line['verdict']}".removeprefix(": ")
         number, ends = effect(line)
-        of = f"; the {_rank(line)} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
+        of = f"; {_rank(line)} of {line['comparisons']} comparisons" if line["comparisons"] > 1 else ""
         texts.append(text + (f", {number} (95 %: {ends}; n = {line['n']}{of})" if ends else ""))
     return "; ".join(texts) or "not judged here"
 
@@ -101,7 +103,8 @@ def note(line: Mapping[str, Any]) -> str:
 
 
 def _rank(line: Mapping[str, Any]) -> str:
-    return "most opposite" if line["verdict"] in ("contradicted", "leans against") else "weakest"
+    against = line["verdict"] in ("contradicted", "leans against")
+    return "the one most against it" if against else "the weakest"
 
 
 def _p_value(line: Mapping[str, Any]) -> str:
@@ -113,10 +116,27 @@ def _p_value(line: Mapping[str, Any]) -> str:
 
 
 def effect(line: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a verdict's effect with its unit, and its interval, as texts; "" for what there is not."""
-    known = line["effect"] is not None and not np.isnan(line["effect"])
-    ends = "" if line["note"] == "exact" else interval(line["low"], line["high"], ".3g")
-    return f"{line['effect']:.3g} {line['unit']}" if known else "", ends
+    """Return a verdict's effect in a reader's units, and its 95 % interval, as texts; "" for what there is not.
+
+    A difference of percentages is in points, a ratio or a difference of logarithms so many times, another difference
+    its two sides.
+    """
+    number, left, right, low, high = (
+        math.nan if line[name] is None else line[name] for name in ("effect", "left", "right", "low", "high")
+    )
+    if math.isnan(number):
+        return "", ""
+    ratio = line["scale"] == "ratio"
+    if line["metric"].startswith("log10_"):
+        ratio, number, left, right, low, high = True, *(10**value for value in (number, left, right, low, high))
+    sides = f"{left:.3g} against {right:.3g}"
+    text = f"{number:.3g} times ({sides})" if ratio else sides
+    if not ratio and line["metric"].endswith(("accuracy", "error")):
+        way = "higher" if number > 0 else "lower"
+        text = f"{abs(number):.3g} points {way} ({sides} %)" if number else f"no difference ({sides} %)"
+    elif not ratio and line["metric"].endswith("seconds"):
+        text = f"{left:.3g} s against {right:.3g} s, {left / right:.2g} times" if right else text
+    return text, "" if line["note"] == "exact" else interval(low, high, ".3g")
 
 
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:

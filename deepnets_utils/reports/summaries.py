@@ -107,21 +107,24 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
     """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines.
 
     "cells" counts those of another scale, too, and "likeness" says in words how like these are to the printed ones.
+    Cells in which nothing is random, as numbers of parameters, are counted apart: "counted", in words.
     """
     lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
+    exact = frame["exact"] & frame["verdict"].ne("")
     about = {
         "file": f"tables/{source}_{name}.csv",
         "title": f"{source}: {name}, {protocol}".removesuffix(", "),
-        "cells": int(frame["verdict"].ne("").sum()),
+        "cells": int((frame["verdict"].ne("") & ~exact).sum()),
+        "counted": f"{(exact & frame['verdict'].eq('same')).sum()} of {exact.sum()}" if exact.any() else "",
         "likeness": comparison.likeness(frame),
         comparison.OTHER_SCALE: int(frame["verdict"].eq(comparison.OTHER_SCALE).sum()),
     }
-    return about | counts(frame["verdict"]) | {"columns": lines[0], "rows": lines[1:]}
+    return about | counts(frame) | {"columns": lines[0], "rows": lines[1:]}
 
 
-def counts(verdicts: pd.Series) -> dict[str, int]:
-    """Return how many cells have each of `comparison.WORDS`."""
-    return {word: int((verdicts == word).sum()) for word in comparison.WORDS}
+def counts(frame: pd.DataFrame) -> dict[str, int]:
+    """Return how many cells have each of `comparison.WORDS`, without those in which nothing is random."""
+    return {word: int((frame["verdict"].eq(word) & ~frame["exact"]).sum()) for word in comparison.WORDS}
 
 
 def banners(summary: Mapping[str, Any]) -> list[str]:

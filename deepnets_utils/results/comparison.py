@@ -11,8 +11,10 @@ from scipy.special import stdtrit
 from deepnets_utils.results.documents import only, results
 from deepnets_utils.results.statistics import Summary, summary, welch
 
-WORDS = ("agrees", "differs", "too few runs", "missing")  # what `compare` says of a published cell,
+WORDS = ("same", "close", "wide", "differs", "too few runs", "missing")  # what `compare` says of a published cell,
 OTHER_SCALE = "other scale"  # and what of one whose runs are not the document's
+LOGARITHMIC = ("mse", "mse_order", "learning_rate")  # endings of metrics whose ratios count, and not their differences
+SHARE, FACTOR, EXACT_SHARE = 0.05, 1.5, 0.001  # margins of "close" where the document prints no spread
 
 
 def compare(
@@ -29,16 +31,17 @@ def compare(
     values: (row, column) -> one value per run, NaN = diverged, inf = not reached; empty, or no key, where
     nothing ran yet. In the units of results.csv. exact: every value is deterministic: a number, or equal ones.
     other_scale: ours are of trainings that are larger or smaller than the document's.
-    Columns: row, column, metric, protocol, published, published_spread, published_n, ours (mean), spread, n
-    (finished runs), low, high (95 % t interval of ours), verdict, diverged (runs).
+    Columns: row, column, metric, protocol, printed (as the document has it), published, published_spread, published_n,
+    ours (mean), spread, n (finished runs), low, high (95 % t interval of ours; of a loss or a rate, of the logarithm of
+    their mean), verdict, diverged (runs), exact.
 
     verdict: "" where nothing is published, "missing" where nothing ran, OTHER_SCALE of another scale, "too few runs"
-    below two finished ones (unless exact) or where one did not reach its time, else "agrees" or "differs". Ours agrees
-    when it rounds to the printed digits (half a unit either way). Unless exact, it also does when Welch's 95 % interval
-    of ours - published holds 0; a published mean without spread, or of one run or an unknown number, borrows our
-    spread, which takes three runs: two that happen to be close would decide for both sides. The printed digits are
-    those of the CSV's text; of a value noted as approximate, those before its trailing zeros (5000000.0: 4.5 to 5.5
-    million).
+    below two finished ones (unless exact) or where one did not reach its time. Else "same": ours rounds to the printed
+    digits (half a unit either way), or lies in what a printed word allows. "close": two one-sided tests show the
+    difference to be smaller than a margin: the printed spread, or where none is printed 5 % of the number (of a loss
+    or a rate a factor of 1.5, of what is exact 0.1 %, of a count nothing). "differs": Welch's test shows a difference.
+    "wide": neither is shown. A printed mean without spread, or of one run or an unknown number, borrows our spread,
+    which takes three runs: two that happen to be close would decide for both sides.
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     rows = only(results(source, table), "metric", metric, f" in {source} {table}")
@@ -51,10 +54,12 @@ def compare(
         ours, cell = summary(sample), cells.get(key)
         line = dict(zip(("row", "column"), key, strict=True)) | {"metric": metric, "protocol": protocol}
         value, spread, n = (math.nan, math.nan, pd.NA) if cell is None else cell[["value", "spread", "n"]]
+        line |= {"printed": "" if cell is None else _allowed(cell)[0]}
         line |= {"published": value, "published_spread": spread, "published_n": n}
-        line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": ours.low, "high": ours.high}
+        low, high = _log_interval(ours) if metric.endswith(LOGARITHMIC) else (ours.low, ours.high)
+        line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": low, "high": high}
         word = _verdict(ours, cell, exact, other_scale)
-        lines.append(line | {"verdict": word, "diverged": ours.diverged})
+        lines.append(line | {"verdict": word, "diverged": ours.diverged, "exact": exact})
     return pd.DataFrame(lines).astype({"published_n": "Int64"})
 
 
@@ -94,15 +99,41 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool, other_scale: bo
     borrowed = math.isnan(spread) or n < 2
     if (ours.n < (3 if borrowed else 2) or ours.unreached) and not exact:
         return "too few runs"
-    printed = Decimal(cell["printed"])
-    digits = printed.normalize() if cell["note"].startswith("approximate") else printed
-    difference = Decimal(str(ours.mean)) - printed
-    if abs(difference) <= Decimal(1).scaleb(digits.as_tuple().exponent) / 2:
-        return "agrees"
+    _, low, high = _allowed(cell)
+    if low <= Decimal(str(ours.mean)) <= high:
+        return "same"
     if exact:
-        return "differs"
-    if borrowed:
-        error, dof = ours.spread * math.sqrt(1 / ours.n + 1 / n), ours.n - 1
+        count = Decimal(cell["printed"]) == int(cell["value"])
+        close = not count and abs(ours.mean - cell["value"]) <= EXACT_SHARE * abs(cell["value"])
+        return "close" if close else "differs"
+    if logarithmic := cell["metric"].endswith(LOGARITHMIC):
+        distance, scale, theirs = math.log(ours.mean / cell["value"]), ours.mean, cell["value"]
     else:
-        error, dof = welch(ours.spread**2, ours.n, spread**2, n)
-    return "agrees" if abs(difference) <= stdtrit(dof, 0.975) * error else "differs"
+        distance, scale, theirs = ours.mean - cell["value"], 1.0, 1.0
+    variance = (ours.spread / scale) ** 2
+    if borrowed:
+        error, dof = math.sqrt(variance * (1 / ours.n + 1 / n)), ours.n - 1
+    else:
+        error, dof = welch(variance, ours.n, (spread / theirs) ** 2, n)
+    margin = math.log(FACTOR) if logarithmic else SHARE * abs(cell["value"]) if math.isnan(spread) else spread
+    if abs(distance) + stdtrit(dof, 0.95) * error <= margin:
+        return "close"
+    return "differs" if abs(distance) > stdtrit(dof, 0.975) * error else "wide"
+
+
+def _allowed(cell: pd.Series) -> tuple[str, Decimal, Decimal]:
+    """Return what a document prints in words, and the numbers that are the same as this."""
+    printed = Decimal(cell["printed"])
+    if cell["note"] == "almost half":
+        return cell["note"], Decimal("0.45"), Decimal("0.5")
+    rounded = cell["note"].startswith("approximate")  # 5000000.0 is what was printed as 5M: 4.5 to 5.5 million
+    half = Decimal(1).scaleb((printed.normalize() if rounded else printed).as_tuple().exponent) / 2
+    return f"about {printed:,.0f}" if rounded else f"{cell['value']:.10g}", printed - half, printed + half
+
+
+def _log_interval(ours: Summary) -> tuple[float, float]:
+    """Return the 95 % interval of a mean above 0 by that of its logarithm, whose error is the mean's relative one."""
+    if not (ours.n > 1 and ours.mean > 0):
+        return math.nan, math.nan
+    factor = math.exp(stdtrit(ours.n - 1, 0.975) * ours.spread / ours.mean / math.sqrt(ours.n))
+    return ours.mean / factor, ours.mean * factor

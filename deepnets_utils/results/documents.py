@@ -101,6 +101,15 @@ def claim(id: str) -> Claim:
     return of_source[id]
 
 
+def in_words(reference: str) -> str:
+    """Return a claim's reference "table:row:column" as "row, column (Table 1)", and a number as it is."""
+    if ":" not in reference:
+        return reference
+    table, row, column = reference.split(":")
+    place = re.sub(r"^(figure|table)(\d)", lambda found: f"{found[1].capitalize()} {found[2]}", table)
+    return f"{row}, {column} ({place})"
+
+
 def claims_table(ids: Sequence[str]) -> pd.DataFrame:
     """Return the statements of some claims for display, with their place in the document ("" of our own).
 

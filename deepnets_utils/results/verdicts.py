@@ -27,6 +27,9 @@ VERDICTS = (  # the last two are a study's: of a claim that its runs cannot try,
 )
 
 
+IN_PART = "decided in part"  # a claim that one protocol decides, and another leaves open or decides the other way
+
+
 @dataclass(frozen=True)
 class Question:
     """A claim put to cells: "table:row:column" -> values of the claim's metric (0 to 100 where that is in %).
@@ -42,15 +45,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: one of VERDICTS. effect: of the deciding pair (the weakest, or the most opposite when the verdict is
-    against the claim), low and high its 95 % interval; scale: "difference" (lhs - rhs) or "ratio" (lhs / rhs) of means,
-    NaN where a run did not reach its time. n: fewest finished runs in a pair that has any, of which one reached its
-    time; comparisons: the number of those pairs, pointing: how many of them point the claimed way by their means,
-    shown: how many of these are significant alone, uncorrected. The p-values are corrected in claim and family."""
+    """verdict: one of VERDICTS. left, right: the means of the deciding pair's sides (the weakest pair, or the most
+    opposite one when the verdict is against the claim). effect: their "difference" (left - right) or "ratio", as scale
+    says, low and high its 95 % interval; NaN where a run did not reach its time. n: fewest finished runs in a pair that
+    has any, of which one reached its time; comparisons: the number of those pairs, pointing: how many of them point the
+    claimed way by their means, shown: how many of these are significant alone, uncorrected. The p-values are corrected
+    in claim and family."""
 
     id: str
     protocol: str
     verdict: str
+    left: float
+    right: float
     effect: float
     low: float
     high: float
@@ -106,7 +112,8 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
         scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
         effect = decides.ratio() if scale == "ratio" else decides.difference()
         n, note = min(pair.n for pair in known), _note(question)
-        about = (claim.id, question.protocol, word, *effect, scale, decides.name)
+        sides = (mean for mean, *_ in decides.moments)
+        about = (claim.id, question.protocol, word, *sides, *effect, scale, decides.name)
         counts = len(known), sum(pair.points for pair in known), sum(pair.p_supported <= alpha for pair in known)
         verdicts.append(Verdict(*about, n, *counts, p_values[1], p_values[0], note))
     return verdicts
@@ -147,7 +154,7 @@ class _Pair:
 
     def __init__(self, question: Question, lhs: str, rhs: str) -> None:
         left, right = _cell(question, lhs), _cell(question, rhs)
-        self.name = f"{lhs} vs {rhs}"
+        self.name = f"{documents.in_words(lhs)} against {documents.in_words(rhs)}"
         self.whole = not np.isnan(left).any(), not np.isnan(right).any()
         self.moments = moments(left), moments(right)
         self.finished = left[~np.isnan(left)], right[~np.isnan(right)]
@@ -220,9 +227,10 @@ def _cell(question: Question, ref: str) -> np.ndarray:
 
 
 def _note(question: Question) -> str:
-    cells = {ref: _cell(question, ref) for pair in question.claim.pairs for ref in pair}
+    references = [ref for pair in question.claim.pairs for ref in pair]
+    cells = {documents.in_words(ref): _cell(question, ref) for ref in references}
     missing = [ref for ref, values in cells.items() if values.size == 0]
-    if len(missing) == sum(":" in ref for ref in cells):
+    if len(missing) == len({ref for ref in references if ":" in ref}):
         return "not run"
     few: dict[str, list[str]] = {"missing": missing, "n = 0": [], "n = 1": []}
     notes = []
@@ -236,8 +244,18 @@ def _note(question: Question) -> str:
             few[f"n = {finished}"].append(ref)
     for word, refs in few.items():
         more = f" and {len(refs) - 3} more" if len(refs) > 3 else ""
-        notes += [f"{word}: {', '.join(refs[:3])}{more}"] if refs else []
+        notes += [f"{word}: {'; '.join(refs[:3])}{more}"] if refs else []
     return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
+
+
+def one_word(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return one verdict on a claim from those under each protocol; "too few runs" where there are none."""
+    words = {line["verdict"] for line in lines}
+    if len(words) > 1 and words & {"supported", "contradicted"}:
+        return IN_PART
+    if {"leans", "leans against"} <= words:
+        return "undecided"
+    return next((word for word in VERDICTS if word in words), "too few runs")
 
 
 def of_claims(
@@ -246,7 +264,7 @@ def of_claims(
     protocols: Sequence[str],
     untried: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Return a line a claim and protocol: its Verdict, with the claim's source, statement and the effect's unit.
+    """Return a line a claim and protocol: its Verdict, with the claim's source, statement and metric.
 
     values: (protocol, metric) -> "table:row:column" -> cell. A protocol tries a claim when each of its left-hand sides
     that has a cell under any protocol has one under this one. untried: claim -> why its runs cannot try it; it is not
@@ -264,10 +282,7 @@ def of_claims(
     lines = []
     for verdict in judge(questions):
         claim = asked[verdict.id]
-        line = asdict(verdict) | {"source": claim.source, "statement": claim.statement, "unit": "ratio"}
-        if verdict.scale == "difference":
-            points = claim.metric.endswith(("accuracy", "error"))
-            line["unit"] = "points" if points else f"difference in {claim.metric.replace('_', ' ')}"
+        line = asdict(verdict) | {"source": claim.source, "statement": claim.statement, "metric": claim.metric}
         if verdict.id in untried:
             line |= {"verdict": "not tried", "note": untried[verdict.id]}
         elif verdict.verdict == "undecided" and (verdict.n < 2 or verdict.comparisons < len(claim.pairs)):

@@ -22,6 +22,7 @@ from tables import LABELS, table_of
 from deepnets_utils.data import loading
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import build_model, model
+from deepnets_utils.reports import printing
 from deepnets_utils.reports.parameters import notebook_path, read_parameters, reads_others, study_names
 from deepnets_utils.reports.reporting import make_report, make_reports
 from deepnets_utils.results import comparison
@@ -244,7 +245,7 @@ def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: S
     spreads = comparison.compare(sigma, "go_deep", "table2", "target_std", exact=True)
     table = pd.concat([losses, spreads])
     assert len(table) == 12
-    different = table[table["verdict"] == "differs"]
+    different = table[table["verdict"] != "same"]
     assert list(zip(different["row"], different["column"], strict=True)) == [("mean", "sigma")]
     assert different["ours"].item() == pytest.approx(0.12576, abs=5e-6)
     assert found["median", "zero"].metrics["test_target_zero_fraction"] == pytest.approx(0.480, abs=5e-4)
@@ -254,7 +255,7 @@ def test_the_printed_parameter_counts_are_those_of_the_networks():
     names = ("LeNet5", "LeNet5_FullyConv", "Net", "ResNet")
     counts = {(name, "parameters"): sum(p.numel() for p in build_model(model(name)).parameters()) for name in names}
     table = comparison.compare(counts, "siamese", "text", "parameters", exact=True)
-    assert list(table["verdict"]) == ["agrees"] * 4
+    assert list(table["verdict"]) == ["same"] * 4
 
 
 @pytest.mark.slow
@@ -290,7 +291,8 @@ def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, m
     for claim in written["claims"]:
         (row,) = [row for row in rows if claim["id"] in row[0]]
         means = f"{claim['pointing']} of {claim['comparisons']} point the claimed way, {claim['shown']} shown"
-        numbers = [f"{claim['effect']:.3g} {claim['unit']}", f"{claim['low']:.3g} to {claim['high']:.3g}"]
+        numbers = [printing.effect(claim)[0], f"{claim['low']:.3g} to {claim['high']:.3g}"]
+        assert " points " in numbers[0] and " against " in numbers[0]
         assert row[1:7] == ["as_coded", "paper", claim["verdict"], means, *numbers]
     (row,) = [row for row in rows if "distillation.resnet_improves_teacher" in row[0]]
     assert row[2:5] == ["overnight", "undecided", "0 of 1 point the claimed way, 0 shown"]
@@ -299,7 +301,7 @@ def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, m
     assert all((outcome.folder / link.partition("#")[0]).exists() for link in links)
     table = written["tables"][0]
     (counts,) = [row for row in rows if table["title"] in row]
-    assert counts[-5:] == [str(table[key]) for key in ("cells", "agrees", "differs", "too few runs", "missing")]
+    assert counts[2:9] == [str(table[key]) for key in ("cells", *comparison.WORDS)]
     assert table["cells"] == 16 and table["missing"] == 12
     assert ["a <flaw>", "one run & no more", "spread 0.123"] in rows
     assert "01_baselines: made with scikit-learn's bundled digits" in page.select_one(".banner").get_text()

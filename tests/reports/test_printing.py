@@ -17,8 +17,15 @@ def test_a_difference_in_words_has_interval_and_n_or_says_too_few() -> None:
 
 
 def test_a_comparison_leaves_out_what_is_missing() -> None:
-    line = {"row": "a", "column": "b", "published": 2.5, "published_spread": np.nan, "published_n": 10}
-    line |= {"ours": 2.25, "spread": 0.125, "n": 3, "diverged": 0, "low": 1.5, "high": np.nan, "verdict": "agrees"}
+    line = {
+        "row": "a",
+        "column": "b",
+        "printed": "2.5",
+        "published": 2.5,
+        "published_spread": np.nan,
+        "published_n": 10,
+    }
+    line |= {"ours": 2.25, "spread": 0.125, "n": 3, "diverged": 0, "low": 1.5, "high": np.nan, "verdict": "same"}
     nothing = line | {"row": "c", "ours": np.nan, "low": np.nan, "verdict": "missing"}
     lost = [line | {"row": "d", "diverged": 2}, nothing | {"row": "e", "n": 0, "diverged": 2}]
     text = printing.comparison(pd.DataFrame([line, nothing, *lost]), False, "coded", ".2f")
@@ -40,20 +47,28 @@ def test_a_scale_is_what_differs_from_paper_but_for_lists_and_the_number_of_runs
     )
 
 
-def test_an_effect_has_its_unit_and_an_open_interval_one_end() -> None:
-    line = {"protocol": "", "verdict": "too few runs", "low": np.nan, "high": None, "effect": np.nan, "unit": "ratio"}
-    line |= {"note": "", "comparisons": 1}
+def test_an_effect_is_in_a_readers_units_and_an_open_interval_has_one_end() -> None:
+    line = {"protocol": "", "verdict": "too few runs", "low": np.nan, "high": None, "effect": np.nan, "scale": "ratio"}
+    line |= {"note": "", "comparisons": 1, "left": None, "right": np.nan, "metric": "test_mse"}
     assert printing.verdict([line | {"n": 0}]) == "too few runs" and printing.effect(line) == ("", "")
     line |= {"protocol": "as_coded", "verdict": "supported", "effect": 1.23456, "low": 0.5, "high": np.inf, "n": 3}
-    assert printing.effect(line) == printing.effect(line | {"high": None}) == ("1.23 ratio", "at least 0.5")
-    assert printing.verdict([line]) == "as_coded: supported, 1.23 ratio (95 %: at least 0.5; n = 3)"
+    line |= {"left": 2.46912, "right": 2.0}
+    text = "1.23 times (2.47 against 2)"
+    assert printing.effect(line) == printing.effect(line | {"high": None}) == (text, "at least 0.5")
+    assert printing.verdict([line]) == f"as_coded: supported, {text} (95 %: at least 0.5; n = 3)"
     several = printing.verdict([line | {"comparisons": 12}])
-    assert several == "as_coded: supported, 1.23 ratio (95 %: at least 0.5; n = 3; the weakest of 12 comparisons)"
-    assert printing.verdict([line | {"comparisons": 2, "verdict": "contradicted"}]).endswith(
-        "most opposite of 2 comparisons)"
-    )
+    assert several == f"as_coded: supported, {text} (95 %: at least 0.5; n = 3; the weakest of 12 comparisons)"
+    against = printing.verdict([line | {"comparisons": 2, "verdict": "contradicted"}])
+    assert against.endswith("; the one most against it of 2 comparisons)")
     assert printing.effect(line | {"note": "exact", "low": 1.2, "high": 1.2})[1] == "", "no interval of two numbers"
     assert printing.interval(-np.inf, 2.0) == "at most 2.00"
+    of = {"scale": "difference", "left": 5.5, "right": 6.14, "effect": -0.64, "low": -1.0, "high": -0.28}
+    assert printing.effect(line | of | {"metric": "test_error"})[0] == "0.64 points lower (5.5 against 6.14 %)"
+    seconds = of | {"left": 83.0, "right": 8.0, "effect": 75.0, "metric": "train_seconds"}
+    assert printing.effect(line | seconds)[0] == "83 s against 8 s, 10 times"
+    logs = of | {"left": -2.0, "right": -4.0, "effect": 2.0, "low": 1.0, "high": 3.0, "metric": "log10_test_mse"}
+    assert printing.effect(line | logs) == ("100 times (0.01 against 0.0001)", "10 to 1e+03")
+    assert printing.effect(line | of | {"metric": "epoch"})[0] == "5.5 against 6.14"
 
 
 def test_a_mean_and_an_interval_in_words() -> None:
@@ -69,7 +84,16 @@ def test_times_that_were_not_reached_are_counted_and_never_averaged() -> None:
 
 def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller() -> None:
     line = {"statement": "a", "protocol": "", "verdict": "supported", "effect": 1.0, "low": 0.5, "high": 2.0, "n": 3}
-    line |= {"unit": "ratio", "note": "", "pair": "x vs y", "p_supported": 0.0312, "p_contradicted": 0.9}
+    line |= {
+        "scale": "ratio",
+        "left": 2.0,
+        "right": 2.0,
+        "metric": "epoch",
+        "note": "",
+        "pair": "x against y",
+        "p_supported": 0.0312,
+        "p_contradicted": 0.9,
+    }
     line |= {"comparisons": 5, "pointing": 4, "shown": 2}
     others = [{"verdict": "contradicted", "p_contradicted": 1e-5}, {"verdict": "undecided", "p_contradicted": 0.02}]
     others += [{"verdict": "leans", "p_contradicted": 0.02}, {"verdict": "leans against"}]
@@ -77,7 +101,11 @@ def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller
     shown = printing.verdicts([line, *(line | other for other in others)])
     assert list(shown["p"]) == ["0.031", "< 0.001", "0.02", "0.031", "0.9", "", ""]
     assert list(shown["comparisons"]) == ["4 of 5 point the claimed way, 2 shown"] * 6 + [""]
-    assert shown["note"].tolist()[-3:] == ["most opposite: x vs y", "weakest: x vs y", "too short"]
+    assert shown["note"].tolist()[-3:] == [
+        "the one most against it: x against y",
+        "the weakest: x against y",
+        "too short",
+    ]
 
 
 def test_lines_without_runs_are_counted_and_not_shown() -> None:

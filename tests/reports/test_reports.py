@@ -25,6 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from deepnets_utils.reports import execution, html, reporting, summaries
 from deepnets_utils.reports.parameters import Parameter, read_parameters, read_title, report_folder
+from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError
 
@@ -51,7 +52,8 @@ summary |= dict(parameters=dict(note=note, seeds=seeds), device=sys.executable +
 PNG = "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + (
     "1f15c4890000000d49444154789c636060606000000005000157a3f3a80000000049454e44ae426082"
 )
-CLAIM = {"id": "doc.deeper", "source": "doc", "statement": "Deeper is <better>", "protocol": "", "unit": "%"}
+CLAIM = {"id": "doc.deeper", "source": "doc", "statement": "Deeper is <better>", "protocol": ""}
+CLAIM |= {"left": 1.0, "right": 10.81, "scale": "difference", "metric": "test_error"}
 SUMMARY = {
     "title": "A good study",
     "label": "",
@@ -62,7 +64,8 @@ SUMMARY = {
     "runs": {"total": 9, "missing": 2, "trained": 3, "diverged": 1, "cpu_seconds": 7.5, "wall_seconds": 4.0},
     "tables": [
         {"file": "tables/doc_table1.csv", "title": "Table 1", "cells": 10}
-        | {"agrees": 7, "differs": 1, "too few runs": 0, "missing": 2}
+        | dict(zip(WORDS, (5, 2, 0, 1, 0, 2), strict=True))
+        | {"counted": "3 of 4", "other scale": 0, "likeness": ""}
     ],
     "figures": [{"file": "../../figures/quick/01_good_figure1.png", "title": "Figure 1", "alt": "A dot"}],
     "claims": [
@@ -228,13 +231,13 @@ def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
     assert '<span class="word ok">' in index and "Never run" in index and '<span class="word not">not run' in index
     assert (
         "Deeper is &lt;better&gt;" in index
-        and "-9.81 %" in index
+        and "9.81 points lower (1 against 10.8 %)" in index
         and "[at least -10.5]" in index
         and "one run" in index
     )
     assert '<span class="word supported">' in index and '<span class="word leans">' in index
     assert "3 of 3 point the claimed way, 2 shown" in index and "<td>quick</td>" in index
-    assert re.search(r">10</td>\s*<td class=\"number\">7</td>\s*<td class=\"number\">1</td>", index)
+    assert re.search(r">10</td>\s*<td class=\"number\">5</td>\s*<td class=\"number\">2</td>", index)
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
         assert (good.folder / link).exists(), link
     assert 'alt="A dot"' in index and "a74c8ab5" in index
@@ -367,10 +370,10 @@ def test_widgets_and_log_lines_are_left_out() -> None:
 
 def test_in_tables_words_stand_to_the_left_and_numbers_to_the_right() -> None:
     frame = pd.DataFrame(
-        {"ours": ["1.2 ± 0.1 (n=3)", "NaN"], "verdict": ["agrees", ""]}, index=pd.Index(["a", "b"], name="row")
+        {"ours": ["1.2 ± 0.1 (n=3)", "NaN"], "verdict": ["same", ""]}, index=pd.Index(["a", "b"], name="row")
     )
     shown = BeautifulSoup(html.align(frame.to_html()), "html.parser")
-    assert [cell.get_text() for cell in shown.select("td.text")] == ["agrees", ""]
+    assert [cell.get_text() for cell in shown.select("td.text")] == ["same", ""]
     assert [cell.get_text() for cell in shown.select("th.text")] == ["", "verdict", "row", ""]
     assert [cell.get_text() for cell in shown.select("th.short")] == ["a", "b"]
     assert html.align("<table><td>word</td></table>") == "<table><td>word</td></table>"

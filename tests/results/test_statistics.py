@@ -215,17 +215,17 @@ def test_a_ratio_whose_denominator_may_be_zero_is_unbounded():
 
 
 def test_a_ratio_of_negative_means_is_an_error():
-    with pytest.raises(ValueError, match="a ratio needs means of at least 0, not -1 and 2: table:lhs 0:x vs"):
+    with pytest.raises(ValueError, match="a ratio needs means of at least 0, not -1 and 2: lhs 0, x .table. against"):
         verdict("equal", ([-1.1, -0.9], [2.0, 2.0]), margin="a factor of 2")
 
 
 def test_the_weakest_pair_decides_and_the_opposite_one_when_contradicted():
     clear, close, wrong = ([1, 1.1, 0.9], [9, 9.1, 8.9]), ([1, 1.1, 0.9], [2, 2.1, 1.9]), ([9, 9.1, 8.9], [1, 1.1, 0.9])
     found = verdict("less", clear, close)
-    assert (found.verdict, found.pair) == ("supported", "table:lhs 1:x vs table:rhs 1:x")
+    assert (found.verdict, found.pair) == ("supported", "lhs 1, x (table) against rhs 1, x (table)")
     assert found.effect == pytest.approx(-1) and found.low < -1 < found.high
     found = verdict("less", clear, close, wrong)
-    assert (found.verdict, found.pair) == ("contradicted", "table:lhs 2:x vs table:rhs 2:x")
+    assert (found.verdict, found.pair) == ("contradicted", "lhs 2, x (table) against rhs 2, x (table)")
     assert found.effect == pytest.approx(8)
 
 
@@ -249,7 +249,10 @@ def test_what_the_correction_alone_leaves_undecided_leans():
     assert found.verdict == "leans" and found.p_supported > 0.05
     assert (found.pointing, found.shown, found.comparisons) == (2, 2, 2)
     found = word("less", (high, low), ([*low, NAN], high))  # the second is the weakest: nothing can show it
-    assert (found.verdict, found.pair) == ("leans against", "table:lhs 0:x vs table:rhs 0:x") and found.effect > 0
+    assert (found.verdict, found.pair) == (
+        "leans against",
+        "lhs 0, x (table) against rhs 0, x (table)",
+    ) and found.effect > 0
     assert (found.pointing, found.shown) == (1, 0)
     assert word("less", (low, high), (None, None)).verdict == "undecided", "every comparison has to hold"
     assert word("less", (high, low), *[(low, high)] * 9).verdict == "undecided", "corrected for the claim's own pairs"
@@ -276,7 +279,7 @@ def test_one_run_is_always_undecided():
     for kind, margin in (("less", ""), ("equal", "a factor of 2"), ("not_less", ""), ("ratio_within", "2 to 3")):
         found = verdict(kind, ([1.0], [5.0, 5.1, 5.2]), margin=margin)
         assert (found.verdict, found.n, found.p_supported, found.p_contradicted) == ("undecided", 1, 1, 1)
-        assert found.note == "n = 1: table:lhs 0:x"
+        assert found.note == "n = 1: lhs 0, x (table)"
         assert math.isnan(found.low) and math.isnan(found.high) and not math.isnan(found.effect)
     assert verdict("less", ([1.0], 5.0)).verdict == "undecided"
     assert verdict("less", ([1.0, NAN, NAN], [5.0, 6.0, 7.0])).verdict == "undecided"
@@ -294,14 +297,14 @@ def test_a_claim_that_was_not_run():
 def test_a_missing_pair_bars_support_but_not_contradiction():
     good, bad = ([1.0, 1.1, 1.2], [5.0, 5.1, 5.2]), ([5.0, 5.1, 5.2], [1.0, 1.1, 1.2])
     found = verdict("less", good, ([1.0, 1.1], None))
-    assert (found.verdict, found.note) == ("undecided", "missing: table:rhs 1:x")
+    assert (found.verdict, found.note) == ("undecided", "missing: rhs 1, x (table)")
     assert found.effect == pytest.approx(-4)
     assert verdict("less", bad, (None, None)).verdict == "contradicted"
 
 
 def test_many_missing_cells_are_named_and_counted():
     found = verdict("less", ([1.0, 2.0], [1.0, 2.0]), *[(None, None)] * 3)
-    assert found.note == "missing: table:lhs 1:x, table:rhs 1:x, table:lhs 2:x and 3 more"
+    assert found.note == "missing: lhs 1, x (table); rhs 1, x (table); lhs 2, x (table) and 3 more"
 
 
 def test_a_sample_has_one_dimension():
@@ -326,7 +329,7 @@ def test_diverged_runs_never_make_a_side_look_good():
 def test_diverged_runs_of_the_worse_side_do_not_hide_an_effect():
     low, high = [5.0, 5.2, 4.9, 5.1], [9.0, 9.1, NAN, 8.8]
     found = verdict("less", (low, high))
-    assert (found.verdict, found.n, found.note) == ("supported", 3, "1 of 4 runs diverged: table:rhs 0:x")
+    assert (found.verdict, found.n, found.note) == ("supported", 3, "1 of 4 runs diverged: rhs 0, x (table)")
     assert found.effect == pytest.approx(5.05 - 8.966667)
     assert verdict("greater", (low, high)).verdict == "contradicted"
     assert verdict("less", (low, high), metric="test_accuracy").verdict == "undecided"
@@ -366,7 +369,7 @@ def test_runs_that_reach_a_level_sooner_are_found():
     found = verdict("less", (soon, late), metric="epoch")
     assert (found.verdict, found.n) == ("supported", 5) and math.isnan(found.effect)
     assert found.p_supported == pytest.approx(1 / 252)
-    assert found.note == "3 of 5 runs never got there: table:rhs 0:x"
+    assert found.note == "3 of 5 runs never got there: rhs 0, x (table)"
     assert verdict("greater", (soon, late), metric="epoch").verdict == "contradicted"
     assert verdict("not_less", (late, soon), margin="10 % of rhs", metric="epoch").verdict == "supported"
     assert verdict("not_less", (soon, late), margin="10 % of rhs", metric="epoch").verdict == "contradicted"
@@ -378,7 +381,7 @@ def test_a_time_that_no_run_reaches_tells_nothing():
         found = verdict(kind, (nobody, nobody), margin=margin, metric="epoch")
         assert (found.verdict, found.n, found.p_supported, found.p_contradicted) == ("undecided", 0, 1, 1)
         ours = "5 of 5 runs never got there"
-        assert found.note == f"{ours}: table:lhs 0:x; {ours}: table:rhs 0:x" and math.isnan(found.effect)
+        assert found.note == f"{ours}: lhs 0, x (table); {ours}: rhs 0, x (table)" and math.isnan(found.effect)
     others = Question(make("less", id="study.other"), cells(([1.0, 1.1, 1.2], [5.0, 5.1, 5.2])))
     assert (
         judge([others])[0].p_supported
@@ -413,7 +416,7 @@ def test_the_log_rank_test_is_that_of_scipy_where_runs_are_many():
 def test_numbers_are_compared_directly():
     found = verdict("less", (0.0158, 0.0981), (0.0158, 0.016), metric="test_mse")
     assert (found.verdict, found.p_supported, found.p_contradicted, found.note) == ("supported", 0, 1, "exact")
-    assert (found.pair, found.n) == ("table:lhs 1:x vs table:rhs 1:x", 1)
+    assert (found.pair, found.n) == ("lhs 1, x (table) against rhs 1, x (table)", 1)
     assert found.effect == found.low == found.high == pytest.approx(-0.0002)
     assert verdict("less", (0.0158, 0.0981), (0.02, 0.016)).verdict == "contradicted"
     assert verdict("less", (1.0, 1.0)).verdict == "contradicted"

@@ -1,7 +1,8 @@
-"""Regenerates the numbers in README.md from the reports and the benchmark: `python -m tools.readme`."""
+"""Writes RESULTS.md, and the README's pictures, from the reports and the benchmark: `python -m tools.results`."""
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from deepnets_utils.reports import printing, summaries
-from deepnets_utils.results.comparison import OTHER_SCALE
+from deepnets_utils.results.comparison import OTHER_SCALE, WORDS
 from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs import paths
 
@@ -47,17 +48,17 @@ def results() -> str:
             for table in summary["tables"]:
                 if profile == "paper" or table[OTHER_SCALE]:
                     command = f"make report STUDY={summary['study'][:2]} PROFILE={profile}"
-                    overview.append([table["title"], f"`{command}`", _agreement(table)])
+                    overview.append([table["title"], f"`{command}`", _words(table)])
                     details += _details(summary, table)
-    return "\n".join([_table(["table", "command", "cells that agree"], overview), "", *details])
+    return "\n".join([_table(["table", "command", "its cells"], overview), "", *details])
 
 
-def _agreement(table: Mapping[str, Any]) -> str:
+def _words(table: Mapping[str, Any]) -> str:
     if table[OTHER_SCALE]:
         return "; ".join(filter(None, (f"{table[OTHER_SCALE]} of another scale", table["likeness"])))
-    waiting = table["missing"] + table["too few runs"]
-    agree = f"{table['agrees']} of {table['cells']}"
-    return agree + (f" ({waiting} missing or too few runs)" if waiting else "")
+    parts = [f"{table[word]} {word}" for word in WORDS if table[word]]
+    parts += [f"counted: {table['counted']} the same"] if table["counted"] else []
+    return ", ".join(parts)
 
 
 def _details(summary: Mapping[str, Any], table: Mapping[str, Any]) -> list[str]:
@@ -94,7 +95,7 @@ def _cells(frame: pd.DataFrame) -> str:
     lines = []
     for cell in frame.to_dict("records"):
         interval = f"{_short(cell['low'])} to {_short(cell['high'])}" if cell["low"] else ""
-        published, ours = _mean(cell["published"], cell["published_spread"]), _mean(cell["ours"], cell["spread"])
+        published, ours = _mean(cell["printed"], cell["published_spread"]), _mean(cell["ours"], cell["spread"])
         lines.append([cell["row"], cell["column"], published, ours, interval, cell["n"], cell["verdict"]])
     return _table(["row", "column", "published", "ours", "95 % interval", "n", ""], lines)
 
@@ -106,22 +107,53 @@ def _mean(mean: str, spread: str) -> str:
 def _short(number: str) -> str:
     if not number:
         return ""
+    if not re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", number):  # a printed word
+        return number
     return f"{float(number):.5g}" if abs(float(number)) < 1e5 else f"{float(number):,.0f}"
 
 
+TEXT = """# Results
+
+Written by `make results` from the overnight and the paper report, which show the records in `data/records/` and what is
+stored here. Each table has the command that makes its page.
+
+## Claims that are decided, or lean
+
+By Welch's tests with Holm's correction over a study, under each protocol; in 01 nothing is random, and numbers are compared
+as they are. Each claim is judged at the largest scale that has the runs for it: *paper*, the documents' own, or
+*overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made of:
+how many point the claimed way by their means, and how many of these are significant alone. "(ours)" are claims that no
+document makes.
+
+{claims}
+
+## Every number published beside ours
+
+*Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin: the
+printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %). *Differs* is
+shown. *Wide*: the runs show neither. Losses and rates are compared as logarithms. Numbers of parameters and layers are
+counted apart. At another scale than the document's a cell has no word: there the order of the cells is compared, and sign
+and size of the differences between cells of one row or column.
+
+{results}
+## How fast
+
+How many times less a run takes here than elsewhere (medians), on two CPU cores: the others use all cores for one run, a
+run of this package one, so that alone a large network is slower here, and what counts is one process a core.
+
+{speeds}
+"""
+
+
 def main() -> None:
-    """Rewrite the parts of README.md between the marks, and the pictures that it shows."""
-    readme = paths.ROOT / "README.md"
-    text = readme.read_text()
-    for name, written in (("claims", claims()), ("results", results()), ("speeds", speeds())):
-        start, end = f"<!-- {name}: written by `make readme` -->", f"<!-- end of {name} -->"
-        before, after = text.split(start)[0], text.split(end)[1]
-        text = f"{before}{start}\n\n{written}\n{end}{after}"
-    readme.write_text(text)
+    """Write RESULTS.md, and copy the pictures that the README shows."""
+    text = TEXT.format(claims=claims(), results=results(), speeds=speeds())
+    (paths.ROOT / "RESULTS.md").write_text(text)
+    shown = (paths.ROOT / "README.md").read_text().split("](figures/readme/")[1:]
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for picture in sorted(set(part.split(")")[0] for part in text.split("](figures/readme/")[1:])):
+    for picture in sorted({part.split(")")[0] for part in shown}):
         drawn = paths.output_root() / "figures" / "paper" / picture
-        if drawn.exists():  # the benchmark's is drawn by `deepnets bench`
+        if drawn.exists():  # the benchmark's is drawn by `python -m benchmarks`
             shutil.copyfile(drawn, PICTURES / picture)
 
 

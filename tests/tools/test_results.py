@@ -1,4 +1,4 @@
-"""The README's results: which cells stand there, and how their numbers are written."""
+"""RESULTS.md: which cells stand there, and how their numbers are written."""
 
 import io
 import json
@@ -10,46 +10,45 @@ import pytest
 from benchmarks.cases import CASES
 from deepnets_utils.reports import summaries
 from deepnets_utils.runs import paths
-from tools import readme
+from tools import results as tool
 
-COLUMNS = "row,column,protocol,published,published_spread,ours,spread,n,low,high,verdict"
+COLUMNS = "row,column,protocol,printed,published,published_spread,ours,spread,n,low,high,verdict"
 ROWS = [
-    "VGG19,parameters,,144000000,,143667240,,1,,,agrees",
-    "LeNet5,sharing,as_coded,5.75,0.9,5.51234567,0.65,10,5.2,5.9,differs",
-    "LeNet5,no sharing,as_coded,9.1,,,,0,,,missing",
-    "LeNet5,not printed,as_coded,,,,,0,,,",
+    'VGG19,parameters,,"about 144,000,000",144000000,,143667240,,1,,,same',
+    "LeNet5,sharing,as_coded,5.75,5.75,0.9,5.51234567,0.65,10,5.2,5.9,differs",
+    "LeNet5,no sharing,as_coded,9.1,9.1,,,,0,,,missing",
+    "LeNet5,not printed,as_coded,,,,,,0,,,",
 ]
 
 
 def test_cells_with_runs_are_shown_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
     frame = pd.read_csv(io.StringIO("\n".join([COLUMNS, *ROWS])), keep_default_na=False).assign(metric="any")
+    frame["exact"] = frame["column"] == "parameters"
     parts = {protocol: frame[frame["protocol"] == protocol] for protocol in ("", "as_coded")}
     tables = [summaries.table("googlenet", "text", protocol, part) for protocol, part in parts.items()]
-    small = parts[""].replace("agrees", "other scale")
+    small = parts[""].replace("same", "other scale").assign(exact=False)
     smaller = summaries.table("googlenet", "figure6", "", small.astype({"published": float, "ours": float}))
     for profile, of_profile in (("paper", tables), ("overnight", [*tables, smaller])):
         (tmp_path / f"reports/{profile}").mkdir(parents=True)
         summary = {"study": "06_nets", "profile": profile, "scale": "Width 0.25.", "tables": of_profile}
         (tmp_path / f"reports/{profile}/06_nets.json").write_text(json.dumps(summary))
-    text = readme.results()
-    assert "| googlenet: text | `make report STUDY=06 PROFILE=paper` | 1 of 1 |" in text
-    assert (
-        "| googlenet: text, as_coded | `make report STUDY=06 PROFILE=paper` | 0 of 2 (1 missing or too few runs) |"
-        in text
-    )
-    assert "| VGG19 | parameters | 144,000,000 | 143,667,240 |  | 1 | agrees |" in text
+    text = tool.results()
+    assert "| googlenet: text | `make report STUDY=06 PROFILE=paper` | counted: 1 of 1 the same |" in text
+    assert "| googlenet: text, as_coded | `make report STUDY=06 PROFILE=paper` | 1 differs, 1 missing |" in text
+    assert "| VGG19 | parameters | about 144,000,000 | 143,667,240 |  | 1 | same |" in text
     assert "| LeNet5 | sharing | 5.75 ± 0.9 | 5.5123 ± 0.65 | 5.2 to 5.9 | 10 | differs |" in text
     assert "no sharing" not in text and "not printed" not in text
     assert text.count("| googlenet: text |") == 1, "what has the document's scale is paper's"
     assert "| googlenet: figure6 | `make report STUDY=06 PROFILE=overnight` | 1 of another scale |" in text
     assert "<details><summary>06, googlenet: figure6, profile overnight: every cell that has runs</summary>" in text
-    assert "Width 0.25." in text and "| VGG19 | parameters | 144,000,000 | 143,667,240 |  | 1 |  |" in text
+    assert "Width 0.25." in text and "| VGG19 | parameters | about 144,000,000 | 143,667,240 |  | 1 |  |" in text
 
 
 def test_claims_that_are_decided_are_shown_and_the_others_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
-    numbers = {"effect": -2.256, "low": -3.08, "high": -1.44, "unit": "points", "n": 10, "note": ""}
+    numbers = {"effect": -2.256, "low": -3.08, "high": -1.44, "n": 10, "note": ""}
+    numbers |= {"metric": "test_error", "scale": "difference", "left": 5.0, "right": 7.256}
     numbers |= {"comparisons": 4, "pointing": 1, "shown": 0}
     verdicts = {
         "paper": [
@@ -69,16 +68,17 @@ def test_claims_that_are_decided_are_shown_and_the_others_counted(tmp_path: Path
         claims = [claim | {"statement": claim["id"]} for claim in claims]
         (tmp_path / f"reports/{profile}").mkdir(parents=True)
         (tmp_path / f"reports/{profile}/05_pairs.json").write_text(json.dumps({"study": "05_pairs", "claims": claims}))
-    text = readme.claims()
+    text = tool.claims()
     means = "1 of 4 point the claimed way, 0 shown"
-    line = f"| 05 | Dropout hurts (as_coded) | paper | contradicted | {means} | -2.26 points | -3.08 to -1.44 | 10 |"
+    effect = "2.26 points lower (5 against 7.26 %) | -3.08 to -1.44"
+    line = f"| 05 | Dropout hurts (as_coded) | paper | contradicted | {means} | {effect} | 10 |"
     assert line in text
     assert "| 05 | Sharing helps | paper | leans |" in text and "| 05 | Deep nets win | overnight | supported |" in text
     assert "| A |" not in text and "| B |" not in text
     assert "1 are undecided with the runs that there are, 1 cannot be tried by runs so short, 0 have too few" in text
 
 
-def test_the_committed_benchmark_has_every_network_and_stands_in_the_readme():
-    found = json.loads(readme.BENCHMARK.read_text())
+def test_the_committed_benchmark_has_every_network_and_stands_in_the_results():
+    found = json.loads(tool.BENCHMARK.read_text())
     assert list(dict.fromkeys(row["network"] for row in found["rows"])) == list(CASES)
-    assert readme.speeds() in (paths.ROOT / "README.md").read_text()
+    assert tool.speeds() in (paths.ROOT / "RESULTS.md").read_text()
