@@ -119,9 +119,9 @@ stored here. Each table has the command that makes its page.
 
 ## Claims that are decided, or lean
 
-By Welch's tests with Holm's correction over a study, under each protocol; in 01 nothing is random, and numbers are compared
-as they are. Each claim is judged at the largest scale that has the runs for it: *paper*, the documents' own, or
-*overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made of:
+By Welch's tests with Holm's correction over a study, under each protocol; in 01 nothing is random, and numbers are
+compared as they are. Each claim is judged at the largest scale that has the runs for it: *paper*, the documents' own,
+or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made of:
 how many point the claimed way by their means, and how many of these are significant alone. "(ours)" are claims that no
 document makes.
 
@@ -132,8 +132,8 @@ document makes.
 *Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin: the
 printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %). *Differs* is
 shown. *Wide*: the runs show neither. Losses and rates are compared as logarithms. Numbers of parameters and layers are
-counted apart. At another scale than the document's a cell has no word: there the order of the cells is compared, and sign
-and size of the differences between cells of one row or column.
+counted apart. At another scale than the document's a cell has no word: there the order of the cells is compared, and
+sign and size of the differences between cells of one row or column.
 
 {results}
 ## How fast

@@ -121,20 +121,20 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
     A difference of percentages is in points, a ratio or a difference of logarithms so many times, another difference
     its two sides.
     """
-    number, left, right, low, high = (
-        math.nan if line[name] is None else line[name] for name in ("effect", "left", "right", "low", "high")
-    )
+    known = {name: math.nan if line.get(name) is None else line[name] for name in ("effect", "left", "right")}
+    number, left, right = known.values()  # a summary of an older version has no sides
+    low, high = (math.nan if line[name] is None else line[name] for name in ("low", "high"))
     if math.isnan(number):
         return "", ""
-    ratio = line["scale"] == "ratio"
-    if line["metric"].startswith("log10_"):
+    ratio, metric = line["scale"] == "ratio", line.get("metric", "")
+    if metric.startswith("log10_"):
         ratio, number, left, right, low, high = True, *(10**value for value in (number, left, right, low, high))
     sides = f"{left:.3g} against {right:.3g}"
     text = f"{number:.3g} times ({sides})" if ratio else sides
-    if not ratio and line["metric"].endswith(("accuracy", "error")):
+    if not ratio and metric.endswith(("accuracy", "error")):
         way = "higher" if number > 0 else "lower"
         text = f"{abs(number):.3g} points {way} ({sides} %)" if number else f"no difference ({sides} %)"
-    elif not ratio and line["metric"].endswith("seconds"):
+    elif not ratio and metric.endswith("seconds"):
         text = f"{left:.3g} s against {right:.3g} s, {left / right:.2g} times" if right else text
     return text, "" if line["note"] == "exact" else interval(low, high, ".3g")
 
