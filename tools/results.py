@@ -121,9 +121,9 @@ stored here. Each table has the command that makes its page.
 
 By Welch's tests with Holm's correction over a study, under each protocol; in 01 nothing is random, and numbers are
 compared as they are. Each claim is judged at the largest scale that has the runs for it: *paper*, the documents' own,
-or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made of:
-how many point the claimed way by their means, and how many of these are significant alone. "(ours)" are claims that no
-document makes.
+or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made
+of: how many point the claimed way by their means, and how many of these are significant alone. "(ours)" are claims that
+no document makes.
 
 {claims}
 
