@@ -29,7 +29,7 @@ TEMPLATES = Path(__file__).with_name("pages")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
 RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
 SHORT = 24  # characters of a row's label
-WORD = re.compile(r"(?!NaN|nan)[A-Za-z]{3}")
+WORD = re.compile(r"(?!NaN|nan|inf)[A-Za-z]{3}")
 WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
 SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -199,7 +199,7 @@ def align(text: str) -> str:
 def index_page(
     name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], notebooks: bool
 ) -> str:
-    """Return a profile's index. rows: one a study, as `reports.study_row` makes them.
+    """Return a profile's index. rows: one a study, as `reporting.study_row` makes them.
 
     claims: as `summaries.claims` returns them. notebooks: link the notebooks, too.
     """

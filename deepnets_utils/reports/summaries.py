@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from deepnets_utils.reports.parameters import LARGE
-from deepnets_utils.results import comparison, frames
+from deepnets_utils.results import comparison
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
-from deepnets_utils.runs.run import Result, nan_to_null
+from deepnets_utils.runs.run import nan_to_null
 
 SCALES = LARGE[::-1]  # their claims are judged together, the largest scale first
 
@@ -70,37 +70,6 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
             rows = [row for table in tables if table["file"] == file for row in table["rows"]]
             write_text(folder / file, "\n".join([columns, *rows, ""]))
         write_text(folder / f"{summary['study']}.json", text)
-
-
-def write_frames(
-    folder: Path,
-    study: str,
-    sweeps: Mapping[str, pd.DataFrame],
-    results: Mapping[str, Result],
-    missing_seconds: Mapping[str, float],
-) -> str:
-    """Write the tables of a study's runs and of their epochs as CSV; return links to them and each cell's cost as HTML.
-
-    tables/<study>_runs.csv has one row a run: its sweep and factors, what was measured (numbers alone), digest, device
-    and seconds. _curves.csv has one row an epoch, with the run's digest. sweeps: by title. results: by digest.
-    """
-    if not sweeps:
-        return "No runs of its own."
-    runs = pd.concat([table.assign(sweep=title) for title, table in sweeps.items()], ignore_index=True)
-    lists = [name for name in runs if runs[name].map(lambda value: isinstance(value, list)).any()]
-    runs = runs.drop(columns=lists).dropna(axis="columns", how="all")
-    runs = runs[["sweep", *runs.columns.drop("sweep")]]
-    of_epoch = {digest: pd.DataFrame(result.history) for digest, result in results.items() if result.history}
-    curves = pd.concat(of_epoch, names=["digest", "epoch"]) if of_epoch else pd.DataFrame(columns=["digest", "epoch"])
-    curves = curves.rename(lambda epoch: epoch + 1, level="epoch") if of_epoch else curves
-    links = []
-    for name, frame, of in (("runs", runs.set_index("sweep"), "every run"), ("curves", curves, "every epoch")):
-        file = f"tables/{study}_{name}.csv"
-        write_text(folder / file, frame.to_csv(float_format="%.10g"))
-        links.append(f'<a href="{file}">{of}</a>')
-    cost = pd.concat([frames.costs(title, table, missing_seconds) for title, table in sweeps.items()])
-    shown = cost.to_html(index=False)
-    return f"<p>As tables: {' and '.join(links)}.</p><details><summary>The cost of each cell</summary>{shown}</details>"
 
 
 def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def compare(
         line |= {"printed": "" if cell is None else _allowed(cell)[0]}
         line |= {"published": value, "published_spread": spread, "published_n": n}
         low, high = _log_interval(ours) if metric.endswith(LOGARITHMIC) else (ours.low, ours.high)
+        if metric.endswith(("error", "accuracy")):
+            low, high = np.clip((low, high), 0, 100)
         line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": low, "high": high}
         word = _verdict(ours, cell, exact, other_scale)
         lines.append(line | {"verdict": word, "diverged": ours.diverged, "exact": exact})
@@ -106,7 +108,7 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool, other_scale: bo
         count = Decimal(cell["printed"]) == int(cell["value"])
         close = not count and abs(ours.mean - cell["value"]) <= EXACT_SHARE * abs(cell["value"])
         return "close" if close else "differs"
-    if logarithmic := cell["metric"].endswith(LOGARITHMIC):
+    if logarithmic := cell["metric"].endswith(LOGARITHMIC) and min(ours.mean, cell["value"]) > 0:
         distance, scale, theirs = math.log(ours.mean / cell["value"]), ours.mean, cell["value"]
     else:
         distance, scale, theirs = ours.mean - cell["value"], 1.0, 1.0
@@ -115,7 +117,10 @@ def _verdict(ours: Summary, cell: pd.Series | None, exact: bool, other_scale: bo
         error, dof = math.sqrt(variance * (1 / ours.n + 1 / n)), ours.n - 1
     else:
         error, dof = welch(variance, ours.n, (spread / theirs) ** 2, n)
-    margin = math.log(FACTOR) if logarithmic else SHARE * abs(cell["value"]) if math.isnan(spread) else spread
+    if math.isnan(spread):
+        margin = math.log(FACTOR) if logarithmic else SHARE * abs(cell["value"])
+    else:
+        margin = math.log1p(spread / cell["value"]) if logarithmic else spread
     if abs(distance) + stdtrit(dof, 0.95) * error <= margin:
         return "close"
     return "differs" if abs(distance) > stdtrit(dof, 0.975) * error else "wide"

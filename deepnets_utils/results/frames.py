@@ -18,7 +18,6 @@ from deepnets_utils.results.statistics import summary
 from deepnets_utils.runs.run import Result, Run
 
 ORIGIN = ("cpu_seconds", "wall_seconds", "device", "path", "weights_sha256", "teacher_weights_sha256")
-SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
 
 
 def product(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> list[tuple[dict[str, Any], Run]]:
@@ -49,7 +48,7 @@ def tidy(
     frame = pd.DataFrame(lines, columns=columns)
     words = ("device", "path", "weights_sha256", "teacher_weights_sha256", *factors)
     numbers = [name for name in columns if name not in words and frame[name].isna().all()]
-    return frame.astype(dict.fromkeys(numbers, float)).astype(dict.fromkeys(words[:4], object))
+    return frame.astype(dict.fromkeys(numbers, float)).astype(dict.fromkeys(("status", "digest", *words[:4]), object))
 
 
 def _metrics(run: Run) -> list[str]:
@@ -75,9 +74,11 @@ def factors_of(table: pd.DataFrame) -> list[str]:
 def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[str]) -> pd.DataFrame:
     """Return one row an epoch of each stored run: its factors, `status`, `epoch` (from 1) and the histories by name.
 
-    The index is the run's in `table`, so that what is read from its epochs can be joined to it.
-    results: by digest. A history that a run does not have is NaN.
+    The index is the run's in `table`, so that what is read from its epochs can be joined to it; ValueError where two
+    rows have one. results: by digest. A history that a run does not have is NaN; one named as a factor takes its place.
     """
+    if not table.index.is_unique:
+        raise ValueError("each run needs an index of its own: give pd.concat ignore_index=True")
     parts = []
     for place, digest in table["digest"].items():
         if (result := results.get(digest)) is not None:
@@ -85,7 +86,8 @@ def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[s
             part = {name: pd.Series(result.history.get(name, []), dtype=float).reindex(range(length)) for name in names}
             parts.append(pd.DataFrame({"epoch": range(1, length + 1)} | part).set_axis([place] * length))
     long = pd.concat(parts) if parts else pd.DataFrame(columns=["epoch", *names], dtype=float)
-    return table[[*factors_of(table), "status"]].join(long, how="inner")
+    factors = [name for name in factors_of(table) if name not in names]
+    return table[[*factors, "status"]].join(long, how="inner")
 
 
 def at_best(curves: pd.DataFrame, on: str) -> pd.DataFrame:
@@ -129,22 +131,3 @@ def describe(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
     index = pd.MultiIndex.from_tuples(found, names=by) if found else pd.MultiIndex.from_arrays([[]] * len(by), names=by)
     columns = list(asdict(summary([])))
     return pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
-
-
-def costs(title: str, table: pd.DataFrame, missing_seconds: Mapping[str, float]) -> pd.DataFrame:
-    """Return one row a cell: runs stored, missing and diverged, mean CPU and wall seconds a run, device.
-
-    missing_seconds: of every missing run by its digest, NaN where unknown; summed in the column of the same name, in
-    which NaN is a sum with an unknown part.
-    """
-    lines = []
-    by = [name for name in factors_of(table) if name not in SEEDS]
-    for label, cell in table.groupby(by, sort=False, dropna=False) if by else [((), table)]:
-        stored = cell[cell["status"] != "missing"]
-        lacking = cell.loc[cell["status"] == "missing", "digest"]
-        line = {"sweep": title, "cell": ", ".join(map(str, label)), "n": len(stored), "missing": len(lacking)}
-        line["diverged"] = (stored["status"] == "diverged").sum()
-        line |= {f"{name}_a_run": stored[name].mean() for name in ("cpu_seconds", "wall_seconds")}
-        line["missing_seconds"] = sum(missing_seconds.get(digest, 0.0) for digest in lacking)
-        lines.append(line | {"device": ", ".join(sorted(stored["device"].unique()))})
-    return pd.DataFrame(lines)

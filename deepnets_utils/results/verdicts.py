@@ -215,7 +215,7 @@ class _Pair:
         if a <= 0:
             return ratio, 0.0, math.inf  # the denominator may be 0
         root = math.sqrt(max(b * b - a * c, 0.0))
-        return ratio, float((b - root) / a), float((b + root) / a)
+        return ratio, max(0.0, float((b - root) / a)), float((b + root) / a)
 
 
 def _cell(question: Question, ref: str) -> np.ndarray:
@@ -249,8 +249,9 @@ def _note(question: Question) -> str:
 
 
 def one_word(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return one verdict on a claim from those under each protocol; "too few runs" where there are none."""
+    """Return one verdict on a claim from those under each protocol, of which any that could be tried; else why none."""
     words = {line["verdict"] for line in lines}
+    words = words - {"too few runs", "not tried"} or words
     if len(words) > 1 and words & {"supported", "contradicted"}:
         return IN_PART
     if {"leans", "leans against"} <= words:

@@ -18,7 +18,7 @@ def watched() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds (from 0; NaN for unknown) as a text of one or two units."""
+    """Return seconds (from 0; NaN for unknown) as a text in one unit."""
     if seconds != seconds:
         return "time unknown"
     if seconds < 100:
@@ -26,7 +26,9 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+    if hours < 100:
+        return f"{hours:.1f} h"
+    return f"{hours / 24:.0f} days" if hours < 8_766 else f"{hours / 8_766:.1f} years"
 
 
 class Reporter:

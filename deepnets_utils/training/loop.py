@@ -20,7 +20,8 @@ from deepnets_utils.training.learning_rates import LOWEST, STEPS, tested_rates
 def range_test(run: Run, task: Task, network: nn.Module, batches: Batches, split: Split) -> list[float]:
     """Return the loss of each step of a learning-rate range test, taken before the step's update.
 
-    The batches are those that the training then starts with. Weights and generators are left as they were.
+    The batches are those that the training then starts with (with shuffle "once" those of its first epoch). Weights and
+    generators are left as they were.
     """
     weights = copy.deepcopy(network.state_dict())
     order = generator("order", run.seed)
@@ -129,7 +130,7 @@ def check_finite(epoch: int, losses: Tensor, metrics: dict[str, Any]) -> None:
 
 
 def outcome_of(metrics: dict[str, Any], progress: Progress, diverged: Diverged | None = None) -> dict[str, Any]:
-    """Return status, metrics and history of a training; of one that diverged only the epochs before that.
+    """Return status, metrics and history of a training; of one that diverged only the epochs before its last one.
 
     metrics: at the end; of one that diverged, what its range test found.
     """

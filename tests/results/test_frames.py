@@ -6,6 +6,7 @@ import pytest
 
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
+from deepnets_utils.reports.tables import costs
 from deepnets_utils.results import frames
 from deepnets_utils.runs.run import Result, Run
 
@@ -50,6 +51,14 @@ def test_a_table_has_its_metrics_without_any_run():
     assert frames.curves(table, {}, ["train_loss"]).empty
 
 
+def test_runs_that_share_an_index_have_no_curves_of_their_own_and_a_history_takes_a_factors_place():
+    table, results = table_with(finished(3.0, 2.0))
+    with pytest.raises(ValueError, match="ignore_index=True"):
+        frames.curves(pd.concat([table, table]), results, ["train_loss"])
+    named = table.rename(columns={"name": "train_loss"})
+    assert frames.curves(named, results, ["train_loss"])["train_loss"].tolist() == [1.0, 1.0]
+
+
 def test_a_rate_that_a_range_test_found_is_in_the_table_of_a_diverged_run_too():
     found = DIVERGED | {"metrics": {"learning_rate": 0.5, "range_test_losses": [3.0, 2.0]}}
     table, _ = table_with(found, rate="range_test")
@@ -70,6 +79,6 @@ def test_what_is_read_from_curves():
 
 def test_a_cell_costs_what_its_runs_took_and_what_is_missing_would():
     table, _ = table_with(finished(5.0), DIVERGED, None)
-    cost = frames.costs("all", table, {make(2).digest: 7.0}).iloc[0]
+    cost = costs("all", table, {make(2).digest: 7.0}).iloc[0]
     assert (cost["cell"], cost["n"], cost["missing"], cost["diverged"]) == ("a", 2, 1, 1)
     assert (cost["cpu_seconds_a_run"], cost["missing_seconds"], cost["device"]) == (2, 7, "x")
