@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ WORD = re.compile(r"(?!NaN|nan|inf)[A-Za-z]{3}")
 WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
 SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
+ELSEWHERE = re.compile(
+    r"""<(?:img|iframe|script|link|object|embed|source|video|audio)\b[^>]*?\s(?:src|href|data)\s*=\s*["']?"""
+    r"""(?!data:)([^"'\s>]+)|<style\b[^<]*?(?:@import\s+|url\(\s*)["']?((?:https?:)?//[^"'\s)]+)""",
+    re.IGNORECASE,
+)
 
 
 class MathRenderer(IPythonRenderer):
@@ -98,8 +104,9 @@ def mathml(formula: str, display: str) -> str:
 def study_page(
     notebook: NotebookNode, folder: Path, summary: Mapping[str, Any], seconds: float, hide_code: bool
 ) -> str:
-    """Return an executed notebook as a page. folder: where its Markdown's pictures lie.
+    """Return an executed notebook as a page, which names on top and in a warning what it needs from elsewhere.
 
+    folder: where its Markdown's pictures lie.
     summary: what `study.finish()` wrote. seconds: wall time of the execution, from 0. hide_code: leave the code
     cells' sources out.
     """
@@ -110,8 +117,11 @@ def study_page(
         exclude_output_prompt=True,
     )
     content, _ = exporter.from_notebook_node(arranged(printable(notebook)), {"metadata": {"path": str(folder)}})
-    content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     banners = summaries.banners(summary)
+    if addresses := dict.fromkeys(address for pair in ELSEWHERE.findall(content) for address in pair if address):
+        banners.append(f"Not on this page, for they lie elsewhere or are missing: {', '.join(addresses)}.")
+        warnings.warn(banners[-1], stacklevel=2)
+    content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
     return _render(

@@ -181,6 +181,16 @@ def test_the_page_stands_alone(good) -> None:
     assert page.count("<math") == 2 and "$x$" in page and "$y$" in page
 
 
+def test_what_a_page_needs_from_elsewhere_is_named(project: Path) -> None:
+    text = "# Notes\n\n![a](lost.png)\n\n![b](found.png)\n\n<iframe src='https://example.org/film'></iframe>"
+    (project / "notebooks" / "found.png").write_bytes(bytes.fromhex(PNG))
+    write_notebook("01_good", [text, "print('<img src=shown.png>')"])
+    said = "Not on this page, for they lie elsewhere or are missing: lost.png, https://example.org/film."
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        outcome = reporting.make_report("1", {})
+    assert outcome.error == "" and said in (outcome.folder / "01_good.html").read_text()
+
+
 def test_the_page_tells_what_it_is(good) -> None:
     page = (good.folder / "01_good.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
