@@ -16,6 +16,7 @@ import typer
 
 from deepnets_utils.reports import parameters
 from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
+from deepnets_utils.reports.pdf import find_browser, write_pdf
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.datasets import FOLDER
 from deepnets_utils.runs.errors import DataError, ParameterError
@@ -82,6 +83,7 @@ def report(
     yes: Yes = False,
     hide_code: Annotated[bool, typer.Option("--hide-code", help="Pages without code, for handing out.")] = False,
     as_zip: Annotated[bool, typer.Option("--zip", help="Also pack pages, tables and figures of each profile.")] = False,
+    as_pdf: Annotated[bool, typer.Option("--pdf", help="Also print each page; needs Chromium or Chrome.")] = False,
 ) -> None:
     """Run the notebooks, write pages and an index.
 
@@ -91,6 +93,7 @@ def report(
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
     given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     named = any(text.startswith("profile=") for text in given)
+    browser = find_browser() if as_pdf else ""
     if dask:
         use_cluster(dask)
     shown = [[f"profile={name}", "train=never"] for name in LARGE]
@@ -107,6 +110,9 @@ def report(
             from deepnets_utils.reports.reporting import write_zip
 
             print(write_zip(folder))
+    for outcome in outcomes:
+        if as_pdf and not outcome.error:
+            print(write_pdf(outcome.folder / f"{outcome.study}.html", browser))
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
 
 

@@ -159,7 +159,10 @@ def arranged(notebook: NotebookNode) -> NotebookNode:
 
 
 def printable(notebook: NotebookNode) -> NotebookNode:
-    """Return a copy without what a reader needs no sight of: log lines and widgets."""
+    """Return a copy without what a reader needs no sight of: no log lines, no widgets, folded what one checks.
+
+    That are the tables of code cells tagged "checked".
+    """
     notebook = NotebookNode(notebook, cells=[NotebookNode(cell) for cell in notebook.cells])
     for cell in notebook.cells:
         outputs = []
@@ -168,7 +171,10 @@ def printable(notebook: NotebookNode) -> NotebookNode:
             if output.get("name") == "stderr" or any(kind in data for kind in RUNS_IN_A_BROWSER):
                 continue
             if "text/html" in data:
-                data["text/html"] = align("".join(data["text/html"]))
+                text = align("".join(data["text/html"]))
+                folded = "<table" in text and "checked" in cell["metadata"].get("tags", [])
+                lines = f"<details><summary>a table of {text.count('<tr')} lines</summary>"
+                data["text/html"] = f"{lines}{text}</details>" if folded else text
             outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
         if "outputs" in cell:
             cell["outputs"] = outputs

@@ -23,7 +23,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepnets_utils.reports import execution, html, reporting, summaries
+from deepnets_utils.reports import execution, html, pdf, reporting, summaries
 from deepnets_utils.reports.parameters import Parameter, read_parameters, read_title, report_folder
 from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.runs import paths
@@ -208,6 +208,31 @@ def test_code_is_shown_or_not(good) -> None:
     )
     assert "secret_code" in (good.folder / "01_good.html").read_text()
     assert "secret_code" not in page and "profile: str" not in page and "42" in page and "<math" in page
+
+
+def test_tables_that_one_checks_are_folded(tmp_path: Path) -> None:
+    table = "<table><tr><td>{}</td></tr></table>"
+    shown = [nbformat.v4.new_output("display_data", {"text/html": table.format(text)}) for text in ("one", "two")]
+    cells = [
+        new_code_cell("1", outputs=[shown[0]], metadata={"tags": ["checked"]}),
+        new_code_cell("2", outputs=shown[1:]),
+    ]
+    summary = SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}
+    page = BeautifulSoup(html.study_page(new_notebook(cells=cells), tmp_path, summary, 1, True), "html.parser")
+    assert page.find("td", string="one").find_parent("details").summary.string == "a table of 1 lines"
+    assert not page.find("td", string="two").find_parent("details")
+
+
+def test_a_page_is_printed_by_a_browser_or_a_clear_error_is_said(good, monkeypatch: pytest.MonkeyPatch) -> None:
+    if any(map(shutil.which, pdf.BROWSERS)):
+        written = pdf.write_pdf(good.folder / "01_good.html", pdf.find_browser())
+        assert written.name == "01_good.pdf" and written.read_bytes().startswith(b"%PDF")
+    with pytest.raises(OSError, match=r"false has not printed .*01_good\.html"):
+        pdf.write_pdf(good.folder / "01_good.html", "false")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(pdf, "BROWSERS", pdf.BROWSERS[:2])
+    with pytest.raises(ParameterError, match="Chromium"):
+        pdf.find_browser()
 
 
 def test_code_is_folded_and_a_page_begins_with_what_was_found(tmp_path: Path) -> None:
