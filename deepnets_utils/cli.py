@@ -1,4 +1,4 @@
-"""The command line: `deepnets report | plan | train | status | list | data | publish`.
+"""The command line: `deepnets report | plan | train | status | new | list | data | publish`.
 
 Imports nothing heavy before a command needs it: help takes no second. What the user can put right is one line on
 stderr and exit code 2, before anything runs; what fails while running gives exit code 1.
@@ -187,6 +187,12 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
     print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
     there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]
     print(f"data sets in {paths.data_root()}: {', '.join(there) or 'none'} (`deepnets data` checks them)")
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(metavar="NAME", help="Two digits and a word: 09_my_question.")]) -> None:
+    """Write a notebook for your own study: it runs as it stands, and is reported and tested like the others."""
+    print(parameters.new_notebook(name))
 
 
 @app.command("list")

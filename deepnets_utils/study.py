@@ -31,6 +31,7 @@ from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
 from deepnets_utils.results import comparison, frames, verdicts
 from deepnets_utils.results.comparison import OTHER_SCALE
+from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.files import write_text, write_whole
 from deepnets_utils.runs.run import Run, canonical
@@ -282,12 +283,12 @@ class Study:
         return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
 
     def judge(
-        self, claims: Sequence[str], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
+        self, claims: Sequence[str | Claim], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
 
-        The numbers must have been kept by `compare` or `keep` under the claim's metric. untried: claim -> why the runs
-        of this scale cannot try it. See `verdicts.of_claims`.
+        claims: the documents' by id, your own as a `Claim`. The numbers must have been kept by `compare` or `keep`
+        under the claim's metric. untried: claim -> why the runs of this scale cannot try it. See `verdicts.of_claims`.
         """
         self._verdicts = verdicts.of_claims(claims, self._values, protocols, untried or {})
         return printing.verdicts(self._verdicts)

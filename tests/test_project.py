@@ -93,7 +93,7 @@ def test_the_readme_names_every_command():
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     readme = (paths.ROOT / "README.md").read_text()
-    assert commands == {"report", "plan", "train", "status", "list", "data", "publish"}
+    assert commands == {"report", "plan", "train", "status", "new", "list", "data", "publish"}
     assert not [command for command in commands if f"deepnets {command}" not in readme]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError
+from deepnets_utils.runs.files import write_text
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
@@ -31,6 +32,8 @@ NEVER = {
     **{(profile, "embedded"): "which trains on the real data only: auto or real" for profile in LARGE},
 }
 MOST = 1_000  # of a number without limits: so many runs a cell take seconds to list
+NAME = re.compile(r"\d\d_[a-z0-9_]+")  # of a study
+TEMPLATE = Path(__file__).with_name("pages") / "new_study.ipynb"
 LABEL_LENGTH = 80  # of a folder's name, in characters
 
 
@@ -106,9 +109,24 @@ def notebook_path(study: str) -> Path:
     raise ParameterError(f"no study is called {study!r}; there are {', '.join(studies)}")
 
 
+def new_notebook(name: str) -> Path:
+    """Write the notebook of a new study, a small one that runs as it stands, and return its path.
+
+    Raises ParameterError for a name that cannot be a study's, and where another study has its number.
+    """
+    if not NAME.fullmatch(name):
+        raise ParameterError(f"a study is called like 09_my_question: two digits, then a-z, 0-9 and _; not {name!r}")
+    if taken := [study for study in study_names() if study[:2] == name[:2]]:
+        raise ParameterError(f"{taken[0]} has the number {name[:2]} already")
+    text = TEMPLATE.read_text(encoding="utf-8").replace("09_my_question", name)
+    path = paths.NOTEBOOKS / f"{name}.ipynb"
+    write_text(path, text.replace("# 9. My question", f"# {int(name[:2])}. My question"))
+    return path
+
+
 def study_names() -> list[str]:
     """Return the studies in order: the names of the notebooks like 01_name; a copy that JupyterLab made is none."""
-    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem))
+    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if NAME.fullmatch(path.stem))
 
 
 def reads_others(notebook: Path) -> bool:

@@ -260,20 +260,22 @@ def one_word(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def of_claims(
-    ids: Sequence[str],
+    claims: Sequence[str | Claim],
     values: Mapping[tuple[str, str], Mapping[str, Cell]],
     protocols: Sequence[str],
     untried: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return a line a claim and protocol: its Verdict, with the claim's source, statement and metric.
 
+    claims: the documents' by id, and others as they are.
     values: (protocol, metric) -> "table:row:column" -> cell. A protocol tries a claim when each of its left-hand sides
     that has a cell under any protocol has one under this one. untried: claim -> why its runs cannot try it; it is not
     judged and no part of the family. Raises ValueError for an unknown claim.
     """
-    if unknown := untried.keys() - set(ids):
-        raise ValueError(f"untried claims are among those that are judged, {', '.join(ids)}; not {unknown}")
-    asked = {id: documents.claim(id) for id in ids}
+    found = [documents.claim(claim) if isinstance(claim, str) else claim for claim in claims]
+    asked = {claim.id: claim for claim in found}
+    if unknown := untried.keys() - asked.keys():
+        raise ValueError(f"untried claims are among those that are judged, {', '.join(asked)}; not {unknown}")
     questions = []
     for id, claim in asked.items():
         kept = {protocol: values.get((protocol, claim.metric), {}) for protocol in protocols}

@@ -94,7 +94,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[Run, Result]:
 
 
 def test_every_study_that_trains_has_golden_records() -> None:
-    assert set(study_names()) - {file.stem for file in GOLDEN.glob("*.jsonl")} <= {"08_summary"}
+    course = {name for name in study_names() if name[:2] < "08"}  # your own needs none
+    assert course == {file.stem for file in GOLDEN.glob("*.jsonl")}
     assert golden().keys() == golden(FLOAT64).keys() and len(golden()) > 20
 
 
