@@ -304,10 +304,9 @@ class Study:
         Raises ValueError as `prose.filled` does.
         """
         self._findings = prose.filled(self.notebook, "findings", numbers)
-        proves = (
-            "" if self.profile in LARGE else f"*Profile {self.profile} shows that everything runs; it proves nothing.*"
-        )
-        return Markdown("\n\n".join(filter(None, (proves, self._findings))))
+        small = f"Profile {self.profile} shows that everything runs; it proves nothing."
+        first = self.scale if self.profile in LARGE else small
+        return Markdown("\n\n".join(filter(None, (first and f"*{first}*", self._findings))))
 
     def audit(self, **numbers: str) -> Styler:
         """Return what we would change in the document's protocol as a table, and keep it; once a notebook.

@@ -20,7 +20,8 @@ def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd
     Without verdicts where ours are of another scale: `comparison.likeness` says how like they are.
     """
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
-    spread = _texts(frame.assign(mean=0), ["mean", "published_spread", "published_n"], ".10g")
+    n = frame["published_n"].where(frame["published_n"] > 1)  # of one number the documents do not say of how many runs
+    spread = _texts(frame.assign(mean=0, n=n), ["mean", "published_spread", "n"], ".10g")
     text["published"] = [of and of + more[1:] for of, more in zip(frame["printed"], spread, strict=True)]
     ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
     text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
@@ -142,7 +143,7 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
     """Return findings (name, what the document does, what changes) as a table of texts, whatever shows it."""
     left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
-    table = pd.DataFrame(findings, columns=["point", "in the document", "what changes without it"])
+    table = pd.DataFrame(findings, columns=["point", "what we would change", "what changes without it"])
     styled = table.style.format(escape="html").hide().set_properties(**left)
     return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from deepnets_utils.reports.parameters import LARGE
 from deepnets_utils.results import comparison
+from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import nan_to_null
@@ -42,14 +43,16 @@ def scales(folder: Path) -> list[Path]:
 def claims(folder: Path) -> list[dict[str, Any]]:
     """Return the verdicts that a profile's pages show, a line a claim and protocol, with its "study" and "profile".
 
-    Each is of the largest of the profile's scales that has the runs for it.
+    Each is of the largest of the profile's scales that has the runs for it; where none has, of that with most.
     """
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for place in scales(folder):
         for summary in read_all(place):
             for claim in summary["claims"]:
                 key = summary["study"], claim["id"], claim["protocol"]
-                if lines.get(key, {"verdict": "too few runs"})["verdict"] == "too few runs":
+                known = lines.get(key)
+                more = known is None or claim["verdict"] not in VERDICTS[-2:] or claim["n"] > known["n"]
+                if known is None or (known["verdict"] in VERDICTS[-2:] and more):
                     lines[key] = {"study": summary["study"], "profile": place.name} | claim
     return sorted(lines.values(), key=lambda line: line["study"])
 

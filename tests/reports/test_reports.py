@@ -765,7 +765,7 @@ def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path)
     claims_in(paper, "01_a", a="undecided", b="too few runs", c="too few runs", d="too few runs")
     claims_in(overnight, "01_a", a="supported", b="leans", c="too few runs")
     claims_in(overnight, "02_b", e="not tried")
-    found = {"a": ("paper", "undecided"), "b": ("overnight", "leans"), "c": ("overnight", "too few runs")}
+    found = {"a": ("paper", "undecided"), "b": ("overnight", "leans"), "c": ("paper", "too few runs")}
     found |= {"d": ("paper", "too few runs"), "e": ("overnight", "not tried")}
     for folder in (paper, overnight):
         assert {line["id"]: (line["profile"], line["verdict"]) for line in summaries.claims(folder)} == found
