@@ -287,10 +287,14 @@ class Study:
     ) -> pd.DataFrame:
         """Return the verdicts on claims, each under each protocol that tries it, as one family; once a notebook.
 
-        claims: the documents' by id, your own as a `Claim`. The numbers must have been kept by `compare` or `keep`
-        under the claim's metric. untried: claim -> why the runs of this scale cannot try it. See `verdicts.of_claims`.
+        Above them it shows how many there are of each word. claims: the documents' by id, your own as a `Claim`. The
+        numbers must have been kept by `compare` or `keep` under the claim's metric. untried: claim -> why the runs of
+        this scale cannot try it. See `verdicts.of_claims`.
         """
         self._verdicts = verdicts.of_claims(claims, self._values, protocols, untried or {})
+        words = [line["verdict"] for line in self._verdicts]
+        counts = [f"{words.count(word)} × {word}" for word in verdicts.VERDICTS if word in words]
+        display(Markdown(f"Verdicts, a claim under a protocol each: {', '.join(counts)}."))
         return printing.verdicts(self._verdicts)
 
     def verdict(self, claim: str) -> str:
