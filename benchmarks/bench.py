@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cases import CASES, EPOCHS, make_run
 from benchmarks.opponents import CONDITIONS, Timed, by_lightning, by_plain_loop, now
-from deepnets_utils.data import loading
+from deepnets_utils.data import inventory, loading
 from deepnets_utils.data.tasks import build_task
 from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.run import Run
@@ -223,8 +223,8 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
     if importlib.util.find_spec("lightning") is None:
         raise ParameterError('the opponent, PyTorch Lightning, is not installed: pip install -e ".[bench]"')
     datasets, left_out = {case.dataset: case.dataset for case in CASES.values()}, []
-    for name in [name for name in datasets if not loading.present(name)]:
-        datasets[name] = loading.embedded(name)
+    for name in [name for name in datasets if not inventory.present(name)]:
+        datasets[name] = inventory.embedded(name)
         left_out.append(f"{name} (`deepnets data` gets it): {datasets[name]} stands in, with few steps an epoch")
     sizes = {name: len(loading.load(chosen).train_images) for name, chosen in datasets.items()}
     most = min(sizes[case.dataset] // case.batch_size * case.fewer for case in CASES.values())
@@ -254,7 +254,7 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
         "date": provenance["finished_at"],
         "hardware": {"cpu": provenance["device"], "cores": len(workers), "gpu": gpu},
         "versions": packages,
-        "data": {chosen: loading.CANONICAL[chosen] for chosen in datasets.values()},
+        "data": {chosen: inventory.CANONICAL[chosen] for chosen in datasets.values()},
         "training": {
             name: make_run(datasets[case.dataset], name, case.steps(steps), 0).to_json() for name, case in CASES.items()
         },

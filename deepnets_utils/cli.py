@@ -210,19 +210,19 @@ def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
     """Check the data sets; unpack archives that lie there, download what is missing."""
-    from deepnets_utils.data import loading as data_sets
+    from deepnets_utils.data import downloading, inventory
 
     for name in names or []:
-        if name not in data_sets.DATA_SETS:
-            raise ParameterError(f"no data set is called {name!r}; there are {', '.join(data_sets.DATA_SETS)}")
+        if name not in inventory.DATA_SETS:
+            raise ParameterError(f"no data set is called {name!r}; there are {', '.join(inventory.DATA_SETS)}")
     failed = False
-    for name in names or data_sets.FILES:
-        if (state := data_sets.check(name)) != "ready":
+    for name in names or inventory.FILES:
+        if (state := inventory.check(name)) != "ready":
             print(f"{name}: {state}", file=sys.stderr, flush=True)
             try:
-                data_sets.download(name)
+                downloading.download(name)
                 state = "ready now"
-            except data_sets.DataError as error:
+            except DataError as error:
                 state, failed = str(error), True
         print(state if state.startswith(f"{name}: ") else f"{name}: {state}", flush=True)
     raise typer.Exit(int(failed))
@@ -233,7 +233,7 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
     """Collect finished runs in data/records/."""
     if profile not in PROFILES:
         raise ParameterError(f"profile must be one of {', '.join(PROFILES)}; it is {profile!r}")
-    from deepnets_utils.data.loading import embedded
+    from deepnets_utils.data.inventory import embedded
 
     store, folder = Store(published=paths.RECORDS), paths.output_root() / "reports" / profile
     files = {study: folder / f"{study}.runs.jsonl" for study in _selected(studies)}
@@ -310,7 +310,7 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
 
     Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
     """
-    from deepnets_utils.data import loading
+    from deepnets_utils.data import downloading, inventory
 
     planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
     files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
@@ -323,8 +323,8 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
     yes = values.get("yes", False) or values["profile"] == "overnight"
     for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
         try:
-            if not loading.present(name):
-                loading.download(name)
+            if not inventory.present(name):
+                downloading.download(name)
         except DataError as error:
             print(f"{error}\nNothing is trained on {name}.", file=sys.stderr)
             missing = [run for run in missing if run.dataset != name]

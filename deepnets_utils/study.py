@@ -14,7 +14,7 @@ from IPython.display import HTML, Markdown, display
 from pandas.api.types import is_float_dtype
 from pandas.io.formats.style import Styler
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.reports import figures, printing, prose, summaries
 from deepnets_utils.reports.parameters import (
     LARGE,
@@ -33,6 +33,7 @@ from deepnets_utils.results import comparison, frames, verdicts
 from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
+from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.files import write_text, write_whole
 from deepnets_utils.runs.run import Run, canonical
 from deepnets_utils.runs.store import Store
@@ -112,7 +113,7 @@ class Study:
         not to be had, stored runs are shown and nothing is trained. Raises DataError where `data` demands the real one.
         """
         chosen = self._choose_data(name)
-        self._data[chosen] = loading.CANONICAL[chosen]
+        self._data[chosen] = inventory.CANONICAL[chosen]
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
@@ -124,24 +125,24 @@ class Study:
         """Return a data set to look at; where it cannot be had, say why and return None."""
         try:
             return loading.load(name)
-        except loading.DataError as error:
+        except DataError as error:
             print(f"{error}\nThe stored results are shown without a look at the data.")
             return None
 
     def _choose_data(self, name: str) -> str:
         wanted = self.parameters["data"]
         if self.profile == "smoke" or wanted == "embedded":
-            return loading.embedded(name)
-        if loading.present(name) or self.train == "never":
+            return inventory.embedded(name)
+        if inventory.present(name) or self.train == "never":
             return name
         try:
-            loading.download(name)
-        except loading.DataError as error:
+            downloading.download(name)
+        except DataError as error:
             if wanted == "real":
                 raise
             if self.profile == "quick" and not self._has_real_page():
                 self._why = str(error)
-                return loading.embedded(name)
+                return inventory.embedded(name)
             print(text := f"{error}. Stored runs are shown, nothing is trained.")
             files.notes.append(text)
             self.train = self.parameters["train"] = "never"
@@ -380,7 +381,7 @@ class Study:
             "banner": self.banner,
             "notes": list(dict.fromkeys(files.notes)),
             "data": [
-                {"name": name, "fingerprint": fingerprint, "embedded": name == loading.embedded(name)}
+                {"name": name, "fingerprint": fingerprint, "embedded": name == inventory.embedded(name)}
                 for name, fingerprint in self._data.items()
             ],
             "device": self.device,

@@ -18,7 +18,7 @@ from deepnets_utils.models import model
 from deepnets_utils.models.cost import training_operations
 from deepnets_utils.runs import paths, store
 from deepnets_utils.runs.datasets import CANONICAL
-from deepnets_utils.runs.errors import ParameterError
+from deepnets_utils.runs.errors import DataError, ParameterError
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result, Run, Spec, canonical
 from deepnets_utils.runs.store import Store, read_records
@@ -218,10 +218,10 @@ def test_a_large_profile_is_planned_trained_in_rounds_and_shown(
 def test_a_large_profile_without_its_data_shows_what_is_stored(
     deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils.data import loading
+    from deepnets_utils.data import downloading, inventory
 
-    monkeypatch.setattr(loading, "present", lambda name: False)
-    monkeypatch.setattr(loading, "download", lambda name: (_ for _ in ()).throw(loading.DataError("no server answers")))
+    monkeypatch.setattr(inventory, "present", lambda name: False)
+    monkeypatch.setattr(downloading, "download", lambda name: (_ for _ in ()).throw(DataError("no server answers")))
     code, _, err = deepnets("report", "2", "--profile", "overnight")
     assert code == 0 and "no server answers" in err and "Nothing is trained on" in err
     assert [given.get("train") for _, given, _ in made] == ["never", None], "the page itself says why"
@@ -386,15 +386,15 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
 def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(
     deepnets: Deepnets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils.data import loading
+    from deepnets_utils.data import downloading, inventory
 
     def download(name: str) -> None:
         if name == "cifar10":
-            raise loading.DataError("cifar10: no server answers")
+            raise DataError("cifar10: no server answers")
 
     states = {"mnist": "ready", "fashion_mnist": "missing", "cifar10": "damaged: test_batch"}
-    monkeypatch.setattr(loading, "check", states.get)
-    monkeypatch.setattr(loading, "download", download)
+    monkeypatch.setattr(inventory, "check", states.get)
+    monkeypatch.setattr(downloading, "download", download)
     code, out, err = deepnets("data")
     assert code == 1 and out == "mnist: ready\nfashion_mnist: ready now\ncifar10: no server answers\n"
     assert "cifar10: damaged: test_batch\n" in err

@@ -12,13 +12,13 @@ import pytest
 from bs4 import BeautifulSoup
 from tables import LABELS, table_of, tables_of
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import downloading, inventory
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
 from deepnets_utils.reports import figures, watching
 from deepnets_utils.results import documents
 from deepnets_utils.runs.datasets import CANONICAL
-from deepnets_utils.runs.errors import ParameterError
+from deepnets_utils.runs.errors import DataError, ParameterError
 from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.study import Study
 from deepnets_utils.sweeps.sweep import SweepTooLong
@@ -143,17 +143,17 @@ def test_smoke_always_uses_the_embedded_digits_and_says_so():
 
 
 def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(monkeypatch):
-    monkeypatch.setattr(loading, "present", lambda name: True)
+    monkeypatch.setattr(inventory, "present", lambda name: True)
     assert study().dataset("mnist") == "mnist"
-    monkeypatch.setattr(loading, "present", lambda name: False)
+    monkeypatch.setattr(inventory, "present", lambda name: False)
 
     def refuse(name):
-        raise loading.DataError("no server answers")
+        raise DataError("no server answers")
 
-    monkeypatch.setattr(loading, "download", refuse)
+    monkeypatch.setattr(downloading, "download", refuse)
     fallen = study()
     assert fallen.dataset("mnist") == "digits_28" and fallen.banner
-    with pytest.raises(loading.DataError):
+    with pytest.raises(DataError):
         study(data="real").dataset("mnist")
     paper = study(profile="paper")
     assert paper.dataset("mnist") == "mnist" and not paper.banner
@@ -178,8 +178,8 @@ def test_what_is_not_used_is_said_in_the_summary(output):
 
 
 def test_never_needs_no_data_set(monkeypatch):
-    monkeypatch.setattr(loading, "present", lambda name: False)
-    monkeypatch.setattr(loading, "download", lambda name: pytest.fail("downloaded"))
+    monkeypatch.setattr(inventory, "present", lambda name: False)
+    monkeypatch.setattr(downloading, "download", lambda name: pytest.fail("downloaded"))
     assert study(train="never").dataset("mnist") == "mnist"
 
 
@@ -287,8 +287,8 @@ def test_a_name_that_only_the_run_parameters_cell_has_fails():
 
 
 def test_the_digits_never_replace_a_page_of_the_real_data(monkeypatch):
-    monkeypatch.setattr(loading, "present", lambda name: False)
-    monkeypatch.setattr(loading, "download", lambda name: (_ for _ in ()).throw(loading.DataError("no server answers")))
+    monkeypatch.setattr(inventory, "present", lambda name: False)
+    monkeypatch.setattr(downloading, "download", lambda name: (_ for _ in ()).throw(DataError("no server answers")))
     real = study()
     real.banner = ""
     real.finish()

@@ -29,15 +29,16 @@ import torch
 from torchvision import datasets
 from tqdm import tqdm
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.runs import progress
+from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.paths import data_root
 from deepnets_utils.runs.progress import Reporter
 
 REAL = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
 REAL_ROOT = data_root()
 IDX = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-needs = {name: pytest.mark.skipif(not loading.present(name), reason=f"{name} is not here") for name in REAL}
+needs = {name: pytest.mark.skipif(not inventory.present(name), reason=f"{name} is not here") for name in REAL}
 
 
 def md5(content: bytes) -> str:
@@ -159,7 +160,7 @@ def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatc
     """Put a small data set of the same layout in place of the real one, on the server and in the tables."""
     name = request.param
     arrays = small_sets(name)
-    monkeypatch.setitem(loading.CANONICAL, name, fingerprint(*arrays))
+    monkeypatch.setitem(inventory.CANONICAL, name, fingerprint(*arrays))
     if name == "cifar10":
         images = np.concatenate(arrays[::2]).reshape(6, 10, -1)
         labels = np.concatenate(arrays[1::2]).reshape(6, 10).tolist()
@@ -194,19 +195,19 @@ def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatc
         server.files |= packed
         monkeypatch.setattr(REAL[name], "mirrors", [server.url])
         monkeypatch.setattr(REAL[name], "resources", [(file, md5(content)) for file, content in packed.items()])
-    monkeypatch.setitem(loading.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()})
-    monkeypatch.setitem(loading.ARCHIVES, name, {file: len(content) for file, content in server.files.items()})
+    monkeypatch.setitem(inventory.FILES, name, {file: (len(content), md5(content)) for file, content in files.items()})
+    monkeypatch.setitem(inventory.ARCHIVES, name, {file: len(content) for file, content in server.files.items()})
     return name
 
 
 def first_file(name: str, root: Path) -> Path:
-    return root / loading.FOLDER[name] / next(iter(loading.FILES[name]))
+    return root / inventory.FOLDER[name] / next(iter(inventory.FILES[name]))
 
 
 def nothing_there(name: str, root: Path) -> bool:
     """Return whether nothing that could be taken for the data set is in the data folder."""
     left = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
-    return left <= {".download.lock", f".download-{name}"} and not loading.present(name)
+    return left <= {".download.lock", f".download-{name}"} and not inventory.present(name)
 
 
 def kept(name: str, root: Path) -> dict[str, int]:
@@ -215,24 +216,24 @@ def kept(name: str, root: Path) -> dict[str, int]:
 
 
 def test_download_then_load(small: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (loading.check(small), loading.present(small)) == ("missing", False)
-    loading.download(small)
-    assert (loading.check(small), loading.present(small)) == ("ready", True)
-    size = f"{sum(loading.ARCHIVES[small].values()) / 1e6:.1f} MB"
+    assert (inventory.check(small), inventory.present(small)) == ("missing", False)
+    downloading.download(small)
+    assert (inventory.check(small), inventory.present(small)) == ("ready", True)
+    size = f"{sum(inventory.ARCHIVES[small].values()) / 1e6:.1f} MB"
     out, err = capsys.readouterr()  # no progress bar where nobody watches
     assert out == "" and re.fullmatch(rf"{small}: {size} to download from .*\n{small}: .* of {size} stored .*\n", err)
     images = loading.load(small)
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
     for ours, theirs in zip(arrays, small_sets(small), strict=True):
         assert ours.numpy().dtype == theirs.dtype and np.array_equal(ours.numpy(), theirs)
-    assert images.fingerprint == loading.CANONICAL[small] and images.name == small
+    assert images.fingerprint == inventory.CANONICAL[small] and images.name == small
     assert loading.load(small) is images
     there = {path.name for path in root.rglob("*") if path.is_file()}
-    assert there == {*loading.FILES[small], ".download.lock"}  # no archive, nothing temporary
+    assert there == {*inventory.FILES[small], ".download.lock"}  # no archive, nothing temporary
 
 
 def test_torchvision_reads_the_same(small: str, root: Path) -> None:
-    loading.download(small)
+    downloading.download(small)
     images = loading.load(small)
     for train, pixels, labels in (
         (True, images.train_images, images.train_labels),
@@ -247,36 +248,36 @@ def test_torchvision_reads_the_same(small: str, root: Path) -> None:
 
 
 def test_nothing_to_do_when_whole(small: str, server: Server, root: Path) -> None:
-    loading.download(small)
+    downloading.download(small)
     server.paths.clear()
-    loading.download(small)
+    downloading.download(small)
     assert server.paths == []
 
 
 def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path) -> None:
     server.mode = "wrong"
     archive = next(iter(server.files))
-    with pytest.raises(loading.DataDamaged, match=archive.replace(".", r"\.")):
-        loading.download(small)
+    with pytest.raises(inventory.DataDamaged, match=archive.replace(".", r"\.")):
+        downloading.download(small)
     assert nothing_there(small, root) and not list(root.glob(".download-*"))
-    with pytest.raises(loading.DataNotFound):
+    with pytest.raises(inventory.DataNotFound):
         loading.load(small)
     server.mode = "whole"
-    loading.download(small)
-    assert loading.load(small).fingerprint == loading.CANONICAL[small]
+    downloading.download(small)
+    assert loading.load(small).fingerprint == inventory.CANONICAL[small]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_the_next_call_goes_on_where_one_broke_off(small: str, server: Server, root: Path, ranges: bool) -> None:
     last, whole = list(server.files)[-1], dict(server.files)
     server.files[last] = whole[last][:-30]
-    with pytest.raises(loading.DataError, match=f"{last}: broke off after .* of {len(whole[last]):,} bytes"):
-        loading.download(small)
+    with pytest.raises(DataError, match=f"{last}: broke off after .* of {len(whole[last]):,} bytes"):
+        downloading.download(small)
     assert nothing_there(small, root) and kept(small, root)[last] == len(whole[last]) - 30
     server.files, server.ranges = whole, ranges
     server.paths.clear()
-    loading.download(small)
-    assert loading.check(small) == "ready" and not list(root.glob(".download-*"))
+    downloading.download(small)
+    assert inventory.check(small) == "ready" and not list(root.glob(".download-*"))
     assert server.asked == [f"bytes={len(whole[last]) - 30}-"]
     assert len(server.paths) == 2, "a first look at the server, and what is lacking"
 
@@ -284,11 +285,11 @@ def test_the_next_call_goes_on_where_one_broke_off(small: str, server: Server, r
 def test_a_part_of_another_file_is_not_gone_on_from(small: str, server: Server, root: Path) -> None:
     first, whole = next(iter(server.files)), dict(server.files)
     server.files[first] = b"<html>log in first</html>"
-    with pytest.raises(loading.DataError, match="broke off"):
-        loading.download(small)
+    with pytest.raises(DataError, match="broke off"):
+        downloading.download(small)
     server.files = whole
-    loading.download(small)
-    assert server.asked == ["bytes=25-"] and loading.check(small) == "ready"
+    downloading.download(small)
+    assert server.asked == ["bytes=25-"] and inventory.check(small) == "ready"
 
 
 def test_an_interrupt_keeps_the_part(
@@ -304,12 +305,12 @@ def test_an_interrupt_keeps_the_part(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Reporter, "advance", interrupt)
-        loading.download(small)
+        downloading.download(small)
     part = kept(small, root)[first]
     assert 0 < part < len(server.files[first]) and nothing_there(small, root)
     capsys.readouterr()
-    loading.download(small)
-    assert server.asked == [f"bytes={part}-"] and loading.check(small) == "ready"
+    downloading.download(small)
+    assert server.asked == [f"bytes={part}-"] and inventory.check(small) == "ready"
     assert f", {part / 1e6:.1f} are here" in capsys.readouterr().err
 
 
@@ -319,7 +320,7 @@ def test_a_log_says_how_much_is_there_and_how_long_it_takes(
 ) -> None:
     server.mode = "slow"
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
-    loading.download(small)
+    downloading.download(small)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 3
     assert all(re.fullmatch(r"cifar10: 0\.\d of 0\.2 MB, about \d+ s left", line) for line in lines[1:-1])
@@ -331,7 +332,7 @@ PLACES = {"mnist": ("", "MNIST", "MNIST/raw"), "fashion_mnist": ("", "FashionMNI
 @pytest.mark.parametrize(
     ("small", "place"), [(name, place) for name in PLACES for place in PLACES[name]], indirect=["small"]
 )
-@pytest.mark.parametrize("get", [loading.download, loading.load])
+@pytest.mark.parametrize("get", [downloading.download, loading.load])
 def test_archives_copied_by_hand_are_unpacked_without_a_network(
     small: str, place: str, server: Server, root: Path, get: Callable[[str], object]
 ) -> None:
@@ -339,7 +340,7 @@ def test_archives_copied_by_hand_are_unpacked_without_a_network(
     for archive, content in server.files.items():
         (root / place / archive).write_bytes(content)
     get(small)
-    assert loading.check(small) == "ready" and server.paths == []
+    assert inventory.check(small) == "ready" and server.paths == []
     assert all((root / place / archive).exists() for archive in server.files), "they are the user's"
     assert not list(root.glob(".download-*"))
 
@@ -351,7 +352,7 @@ def test_a_sound_archive_of_the_other_data_set_is_not_called_damaged(small: str,
         (root / archive).write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(loading.DataNotFound):
+        with pytest.raises(inventory.DataNotFound):
             loading.load("fashion_mnist")
     assert len(loading.load(small).train_labels) == 50
 
@@ -365,7 +366,7 @@ def test_a_tar_that_is_not_the_canonical_one_is_not_unpacked(
     (root / archive).write_bytes(content)
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
     monkeypatch.setattr(datasets.utils, "extract_archive", None)  # whoever calls it fails
-    with pytest.warns(UserWarning, match="its md5 is not"), pytest.raises(loading.DataNotFound):
+    with pytest.warns(UserWarning, match="its md5 is not"), pytest.raises(inventory.DataNotFound):
         loading.load(small)
 
 
@@ -378,12 +379,12 @@ def test_an_archive_that_is_not_the_canonical_one_is_named_and_got_from_the_serv
         (root / archive).write_bytes(content)
     content = {"cut": content[: len(content) // 2], "other": gzip.compress(b"other"), "text": b"<html>"}[damage]
     (root / archive).write_bytes(content)
-    with pytest.warns(UserWarning, match=f"{root / archive} is not used: "), pytest.raises(loading.DataNotFound):
+    with pytest.warns(UserWarning, match=f"{root / archive} is not used: "), pytest.raises(inventory.DataNotFound):
         loading.load(small)
     assert server.paths == [], "load never downloads"
     with pytest.warns(UserWarning, match=f"{root / archive} is not used: "):
-        loading.download(small)
-    assert loading.check(small) == "ready" and {path[1:] for path in server.paths} == {archive}
+        downloading.download(small)
+    assert inventory.check(small) == "ready" and {path[1:] for path in server.paths} == {archive}
     assert (root / archive).read_bytes() == content
 
 
@@ -405,10 +406,10 @@ def test_what_lies_in_the_wrong_place_or_has_the_wrong_name_is_named(
 ) -> None:
     (root / there).parent.mkdir(parents=True)
     (root / there).write_text("")
-    other = root / loading.FOLDER["fashion_mnist" if name == "mnist" else "mnist"]
+    other = root / inventory.FOLDER["fashion_mnist" if name == "mnist" else "mnist"]
     other.mkdir(parents=True)
     (other / "train-images-idx3-ubyte").write_text("")  # another data set's own
-    with pytest.raises(loading.DataNotFound) as error:
+    with pytest.raises(inventory.DataNotFound) as error:
         loading.load(name)
     assert str(error.value).endswith(f"Not used: {root / there} (expected: {root / expected})")
 
@@ -417,12 +418,12 @@ def test_what_lies_in_the_wrong_place_or_has_the_wrong_name_is_named(
 def test_a_server_that_does_not_serve(
     small: str, server: Server, root: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "PROBE_SECONDS", 0.3)
-    monkeypatch.setattr(loading, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(downloading, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(downloading, "STALL_SECONDS", 0.3)
     server.mode = mode
     start = time.monotonic()
-    with pytest.raises(loading.DataError) as caught:
-        loading.download(small)
+    with pytest.raises(DataError) as caught:
+        downloading.download(small)
     assert time.monotonic() - start < 10
     assert small in str(caught.value) and str(root) in str(caught.value)
     assert nothing_there(small, root)
@@ -436,22 +437,22 @@ def test_no_server_is_noticed_at_once(small: str, root: Path, monkeypatch: pytes
         monkeypatch.setattr(dataset, "mirrors", [nobody, nobody + "second/"])
     monkeypatch.setattr(datasets.CIFAR10, "url", nobody + "cifar-10-python.tar.gz")
     start = time.monotonic()
-    with pytest.raises(loading.DataError) as caught:
-        loading.download(small)
+    with pytest.raises(DataError) as caught:
+        downloading.download(small)
     assert time.monotonic() - start < 10
-    for part in (nobody, "refused", *loading.FILES[small], str(root / loading.FOLDER[small]), "DEEPNETS_DATA"):
+    for part in (nobody, "refused", *inventory.FILES[small], str(root / inventory.FOLDER[small]), "DEEPNETS_DATA"):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_a_name_server_that_hangs(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(loading, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(downloading, "PROBE_SECONDS", 0.3)
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(20) and [])
     start = time.monotonic()
-    with pytest.raises(loading.DataError, match=r"mirror\.invalid.*no answer within 0\.3 s"):
-        loading.download(small)
+    with pytest.raises(DataError, match=r"mirror\.invalid.*no answer within 0\.3 s"):
+        downloading.download(small)
     assert time.monotonic() - start < 10
     release.set()
 
@@ -462,8 +463,8 @@ def test_one_mirror_of_two_is_enough(small: str, server: Server, root: Path, mon
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}/"
     monkeypatch.setattr(datasets.MNIST, "mirrors", [nobody, server.url])
-    loading.download(small)
-    assert loading.check(small) == "ready"
+    downloading.download(small)
+    assert inventory.check(small) == "ready"
 
 
 @pytest.mark.parametrize("small", ["mnist", "cifar10"], indirect=True)
@@ -471,8 +472,8 @@ def test_a_proxy_is_honoured(small: str, server: Server, root: Path, monkeypatch
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://mirror.invalid/cifar-10-python.tar.gz")
-    loading.download(small)
-    assert loading.check(small) == "ready"
+    downloading.download(small)
+    assert inventory.check(small) == "ready"
     assert all(path.startswith("http://mirror.invalid/") for path in server.paths)
 
 
@@ -484,7 +485,7 @@ def downloader(name: str) -> BaseProcess:
 
     def main() -> None:
         tqdm.set_lock(threading.RLock())
-        loading.download(name)
+        downloading.download(name)
 
     process = multiprocessing.get_context("fork").Process(target=main)
     process.start()
@@ -502,12 +503,12 @@ def test_kill_9_leaves_nothing_usable(small: str, server: Server, root: Path) ->
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert len(list(root.glob(".download-*"))) == 1
-    assert (loading.check(small), loading.present(small)) == ("missing", False)
-    with pytest.raises(loading.DataNotFound):
+    assert (inventory.check(small), inventory.present(small)) == ("missing", False)
+    with pytest.raises(inventory.DataNotFound):
         loading.load(small)
     server.mode = "whole"
-    loading.download(small)
-    assert loading.check(small) == "ready"
+    downloading.download(small)
+    assert inventory.check(small) == "ready"
     assert list(root.glob(".download-*")) == []
 
 
@@ -523,31 +524,31 @@ def test_downloads_take_turns(small: str, server: Server, root: Path) -> None:
     first.join(20)
     second.join(20)
     assert (first.exitcode, second.exitcode) == (0, 0)
-    assert loading.check(small) == "ready"
+    assert inventory.check(small) == "ready"
     assert len([path for path in server.paths if "t10k-labels" in path]) == 1
 
 
 def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Server, root: Path) -> None:
-    loading.download(small)
+    downloading.download(small)
     path = first_file(small, root)
     path.write_bytes(path.read_bytes()[:-7])
     (path.parent / "notes.txt").write_text("somebody's own")
     server.mode = "wrong"
-    with pytest.raises(loading.DataDamaged):
-        loading.download(small)
-    assert loading.check(small) == f"damaged: {path.name}"
+    with pytest.raises(inventory.DataDamaged):
+        downloading.download(small)
+    assert inventory.check(small) == f"damaged: {path.name}"
     server.mode = "whole"
-    loading.download(small)
-    assert loading.check(small) == "ready"
-    assert loading.load(small).fingerprint == loading.CANONICAL[small]
+    downloading.download(small)
+    assert inventory.check(small) == "ready"
+    assert loading.load(small).fingerprint == inventory.CANONICAL[small]
     assert (path.parent / "notes.txt").read_text() == "somebody's own"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit", "a folder", "gone"])
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_damaged_file_is_named_and_not_used(small: str, root: Path, damage: str, which: int) -> None:
-    loading.download(small)
-    path = root / loading.FOLDER[small] / list(loading.FILES[small])[which]
+    downloading.download(small)
+    path = root / inventory.FOLDER[small] / list(inventory.FILES[small])[which]
     content = path.read_bytes()
     path.unlink()
     if damage == "truncated":
@@ -557,30 +558,30 @@ def test_a_damaged_file_is_named_and_not_used(small: str, root: Path, damage: st
     elif damage == "a folder":
         path.mkdir()
     missing = damage in ("gone", "a folder")
-    with pytest.raises(loading.DataNotFound if missing else loading.DataDamaged) as caught:
+    with pytest.raises(inventory.DataNotFound if missing else inventory.DataDamaged) as caught:
         loading.load(small)
     assert str(path) in str(caught.value) and "deepnets data" in str(caught.value)
-    assert loading.check(small) == ("missing" if missing else f"damaged: {path.name}")
-    assert loading.present(small) == (damage == "a bit")
+    assert inventory.check(small) == ("missing" if missing else f"damaged: {path.name}")
+    assert inventory.present(small) == (damage == "a bit")
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_arrays_that_are_not_canonical_are_not_used(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loading.download(small)
-    monkeypatch.setitem(loading.CANONICAL, small, "0" * 64)
-    with pytest.raises(loading.DataDamaged, match="0" * 64):
+    downloading.download(small)
+    monkeypatch.setitem(inventory.CANONICAL, small, "0" * 64)
+    with pytest.raises(inventory.DataDamaged, match="0" * 64):
         loading.load(small)
 
 
 def test_loading_writes_nothing(small: str, root: Path) -> None:
-    loading.download(small)
+    downloading.download(small)
     (root / ".download.lock").unlink()
     for path in [root, *root.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
     loading.load(small)
-    loading.download(small)
-    assert loading.check(small) == "ready"
+    downloading.download(small)
+    assert inventory.check(small) == "ready"
     assert {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]} == before
     for path in [root, *root.rglob("*")]:
         path.chmod(0o755)
@@ -589,8 +590,8 @@ def test_loading_writes_nothing(small: str, root: Path) -> None:
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_a_folder_that_cannot_be_written(small: str, root: Path, server: Server) -> None:
     root.write_text("a file where the folder should be")
-    with pytest.raises(loading.DataError, match=str(root)):
-        loading.download(small)
+    with pytest.raises(DataError, match=str(root)):
+        downloading.download(small)
     assert server.paths == []
 
 
@@ -600,8 +601,8 @@ def test_a_folder_without_file_locks(small: str, root: Path, server: Server, mon
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(loading.DataError, match=f"{root} is on a file system without file locks .*DEEPNETS_DATA"):
-        loading.download(small)
+    with pytest.raises(DataError, match=f"{root} is on a file system without file locks .*DEEPNETS_DATA"):
+        downloading.download(small)
     assert server.paths == []
 
 
@@ -611,13 +612,13 @@ def test_a_full_disk(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(datasets.utils, "extract_archive", full)
-    with pytest.raises(loading.DataError, match=f"{root}.*No space left"):
-        loading.download(small)
+    with pytest.raises(DataError, match=f"{root}.*No space left"):
+        downloading.download(small)
     assert nothing_there(small, root)
 
 
 def test_unknown_names() -> None:
-    for function in (loading.load, loading.present, loading.embedded, loading.check, loading.download):
+    for function in (loading.load, inventory.present, inventory.embedded, inventory.check, downloading.download):
         with pytest.raises(ValueError, match="'minst'; there are mnist, .*cifar10, digits_28, digits_32"):
             function("minst")
 
@@ -628,7 +629,7 @@ def test_embedded(name: str, shape: tuple[int, int, int], root: Path) -> None:
     assert images.train_images.shape == (1397, *shape) and images.test_images.shape == (400, *shape)
     assert images.train_labels.bincount().tolist() == [139, 143, 137, 144, 138, 141, 142, 139, 135, 139]
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
-    assert images.fingerprint == loading.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    assert images.fingerprint == inventory.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
     # The first digit, a 0, is 8 x 8 in 0..16: its second row is 0 0 13 15 10 15 5 0 in scikit-learn.
     edge, factor = (2, 3) if name == "digits_28" else (0, 4)
     row = images.train_images[0, -1, edge + factor, edge : edge + 8 * factor : factor]
@@ -638,13 +639,13 @@ def test_embedded(name: str, shape: tuple[int, int, int], root: Path) -> None:
     enlarged = blocks[..., ::factor, ::factor].repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     assert torch.equal(blocks, enlarged)
     assert blocks.sum(dtype=torch.int64) == images.train_images.sum(dtype=torch.int64)  # the edge is 0
-    assert (loading.present(name), loading.check(name)) == (True, "ready")
-    loading.download(name)
+    assert (inventory.present(name), inventory.check(name)) == (True, "ready")
+    downloading.download(name)
     assert not root.exists()
 
 
 def test_what_stands_in_for_what() -> None:
-    stand_ins = {name: loading.embedded(name) for name in loading.DATA_SETS}
+    stand_ins = {name: inventory.embedded(name) for name in inventory.DATA_SETS}
     assert stand_ins == {
         "mnist": "digits_28",
         "fashion_mnist": "digits_28",
@@ -673,21 +674,21 @@ def test_real_data(name: str) -> None:
     found = images.train_images.sum((0, 2, 3), dtype=torch.int64) / (size * shape[1] * shape[2] * 255)
     assert found.tolist() == pytest.approx(means, abs=5e-5)
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
-    assert images.fingerprint == loading.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
-    assert loading.check(name) == "ready"
+    assert images.fingerprint == inventory.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    assert inventory.check(name) == "ready"
 
 
 @needs["mnist"]
 def test_a_damaged_real_file_is_named(root: Path) -> None:
-    folder = root / loading.FOLDER["mnist"]
+    folder = root / inventory.FOLDER["mnist"]
     folder.mkdir(parents=True)
     for file in IDX:
-        shutil.copyfile(REAL_ROOT / loading.FOLDER["mnist"] / file, folder / file)
+        shutil.copyfile(REAL_ROOT / inventory.FOLDER["mnist"] / file, folder / file)
     path = folder / IDX[0]
     with open(path, "r+b") as file:
         file.seek(1_000_000)
         file.write(b"\xff\xff")
-    with pytest.raises(loading.DataDamaged, match=str(path)):
+    with pytest.raises(inventory.DataDamaged, match=str(path)):
         loading.load("mnist")
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import inventory, loading
 from deepnets_utils.data.loading import Images
 from deepnets_utils.data.tasks import build_task, task
 from deepnets_utils.models.siamese import PairLogits
@@ -74,7 +74,7 @@ def authors_pairs(size: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
 
 @pytest.mark.parametrize("data_seed", [0, 5])
 def test_the_draw_is_that_of_the_authors_code(data_seed: int) -> None:
-    images = loading.load("mnist" if loading.present("mnist") else "digits_28")
+    images = loading.load("mnist" if inventory.present("mnist") else "digits_28")
     size = {"train": 600, "test": 200}
     with torch.random.fork_rng():
         torch.manual_seed(data_seed)

@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 from tables import LABELS, table_of
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import inventory
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.reports import printing
@@ -249,7 +249,7 @@ def test_training_times_are_compared_on_one_device_and_path():
 
 
 def test_table_2_of_go_deep_is_printed_digit_for_digit_but_for_one_cell(store: Store):
-    if not loading.present("fashion_mnist"):
+    if not inventory.present("fashion_mnist"):
         pytest.skip("Fashion-MNIST is not on this machine")
     labels = [(statistic, value) for statistic in ("mean", "median", "std") for value in ("zero", "mean", "median")]
     runs = [

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from deepnets_utils.data import loading
+from deepnets_utils.data import inventory, loading
 from deepnets_utils.data.augment import augmentation
 from deepnets_utils.data.randomness import derived_seed, generator
 from deepnets_utils.data.tasks import Split, Task, build_task, task
@@ -456,7 +456,7 @@ def test_a_model_and_a_recipe_that_do_not_go_together() -> None:
 def test_provenance() -> None:
     result = train(make_run(epochs=1))
     assert result.status == "finished" and result.diverged_at_step is None
-    assert result.provenance["data_fingerprint"] == loading.CANONICAL[DIGITS]
+    assert result.provenance["data_fingerprint"] == inventory.CANONICAL[DIGITS]
     assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
     assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
     assert result.device_kind == "cpu"
