@@ -14,17 +14,18 @@ from typing import Annotated, Any
 
 import typer
 
+from deepnets_utils.data import downloading, inventory
 from deepnets_utils.reports import parameters
 from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
 from deepnets_utils.reports.pdf import find_browser, write_pdf
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.datasets import FOLDER
 from deepnets_utils.runs.errors import DataError, ParameterError
-from deepnets_utils.runs.progress import duration
-from deepnets_utils.runs.run import Result, Run
-from deepnets_utils.runs.store import Store, read_records, write_records
+from deepnets_utils.runs.run import Result
+from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.driver import TrainingFailed
-from deepnets_utils.sweeps.estimates import estimate
+from deepnets_utils.sweeps.lists import progress, read_runs
+from deepnets_utils.sweeps.lists import publish as publish_runs
 from deepnets_utils.sweeps.sweep import SweepTooLong, in_rounds, sweep
 from deepnets_utils.sweeps.workers import engine, resolve, use_cluster
 from deepnets_utils.training.signals import TERMINATED
@@ -146,7 +147,7 @@ def train(
     """
     from deepnets_utils.data.loading import load
 
-    if not (listed := [run for file in files for run in _read_runs(file)]):
+    if not (listed := [run for file in files for run in read_runs(file)]):
         raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
     runs = [run for run in listed if not run.local]
     if len(runs) < len(listed):
@@ -210,8 +211,6 @@ def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
     """Check the data sets; unpack archives that lie there, download what is missing."""
-    from deepnets_utils.data import downloading, inventory
-
     for name in names or []:
         if name not in inventory.DATA_SETS:
             raise ParameterError(f"no data set is called {name!r}; there are {', '.join(inventory.DATA_SETS)}")
@@ -233,30 +232,14 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
     """Collect finished runs in data/records/."""
     if profile not in PROFILES:
         raise ParameterError(f"profile must be one of {', '.join(PROFILES)}; it is {profile!r}")
-    from deepnets_utils.data.inventory import embedded
-
-    store, folder = Store(published=paths.RECORDS), paths.output_root() / "reports" / profile
+    folder = paths.output_root() / "reports" / profile
     files = {study: folder / f"{study}.runs.jsonl" for study in _selected(studies)}
-    planned = {study: _read_runs(file) for study, file in files.items() if studies or file.exists()}
+    planned = {study: read_runs(file) for study, file in files.items() if studies or file.exists()}
     if not planned:
         raise ParameterError(f"{folder} has no list of runs; `deepnets plan --profile {profile}` writes them")
     for study, runs in planned.items():
-        if not runs:
-            print(f"{study} trains nothing of its own")
-            continue
-        if profile in LARGE:
-            runs = [run for run in runs if embedded(run.dataset) != run.dataset]
-        file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
-        others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file]  # of its other profiles
-        elsewhere = {result.run.digest for other in others for result in read_records(other)}
-        planned_now = {run.digest for run in runs}
-        runs = [run for run in runs if run.digest not in elsewhere]
-        results = [result for run in runs if (result := store.get(run)) is not None]
-        old = [result for result in read_records(file) if result.run.digest not in planned_now] if file.exists() else []
-        if results:
-            write_records(file, results)
-        dropped = f", {len(old)} left out that are planned no more" if old and results else ""
-        print(f"{file}: {len(results)} runs published, {len(runs) - len(results)} missing{dropped}")
+        real = profile in LARGE
+        print(publish_runs(study, profile, runs, real) if runs else f"{study} trains nothing of its own")
 
 
 def _selected(studies: Sequence[str] | None) -> list[str]:
@@ -310,12 +293,10 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
 
     Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
     """
-    from deepnets_utils.data import downloading, inventory
-
     planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
     files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
     store = Store()
-    missing = [run for file in files for run in _read_runs(file) if not run.local and store.get(run) is None]
+    missing = [run for file in files for run in read_runs(file) if not run.local and store.get(run) is None]
     if not missing:
         return planned
     values = _values(_selected(studies)[0], given)
@@ -332,32 +313,11 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
     return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
 
 
-def _read_runs(file: Path) -> list[Run]:
-    """Return the Runs of a list; raises ParameterError with file and line where it is not one."""
-    runs: list[Run] = []
-    try:
-        for line in file.read_text().splitlines():
-            runs.append(Run.from_json(json.loads(line)))
-    except OSError as error:
-        raise ParameterError(f"{file} cannot be read ({error.strerror}); `deepnets plan` writes such lists") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ParameterError(f"{file}, line {len(runs) + 1} is not a run: {error}") from error
-    return runs
-
-
 def _progress(file: Path, stored: Sequence[Result]) -> str:
     """Return in words how far the runs of a list are, and which will be listed only when these are stored."""
     from deepnets_utils.reports.summaries import read
 
-    runs = _read_runs(file)
+    text = progress(read_runs(file), stored)
     summary = read(file.with_name(file.name.replace(".runs.jsonl", ".json")))
     later = summary.get("runs", {}).get("later", 0)
-    there = {result.run.digest for result in stored}
-    missing = [run for run in runs if run.digest not in there]
-    workers = resolve("cpu", 0)[1]
-    seconds = estimate(missing, stored) / workers
-    time = f"about {duration(seconds)} on {workers} CPUs"
-    if seconds != seconds:
-        time = "nothing alike is stored that was trained on a CPU, to tell the time from"
-    text = f"{len(runs)} runs, {len(missing)} missing" + (f", {time}" if missing else "")
     return text + (f"; {later} more when these are stored: then plan again" if later else "")

@@ -8,10 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
-from pandas.api.types import is_float_dtype
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
@@ -34,10 +32,11 @@ from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.errors import DataError
-from deepnets_utils.runs.files import write_text, write_whole
-from deepnets_utils.runs.run import Run, canonical
+from deepnets_utils.runs.files import write_whole
+from deepnets_utils.runs.run import Run
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.estimates import estimates
+from deepnets_utils.sweeps.lists import write_runs
 from deepnets_utils.sweeps.sweep import in_rounds, sweep
 from deepnets_utils.sweeps.workers import end_workers, engine, resolve
 
@@ -140,16 +139,14 @@ class Study:
         except DataError as error:
             if wanted == "real":
                 raise
-            if self.profile == "quick" and not self._has_real_page():
+            real_page = summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
+            if self.profile == "quick" and not real_page:
                 self._why = str(error)
                 return inventory.embedded(name)
             print(text := f"{error}. Stored runs are shown, nothing is trained.")
             files.notes.append(text)
             self.train = self.parameters["train"] = "never"
         return name
-
-    def _has_real_page(self) -> bool:
-        return summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
 
     def sweep(self, make: Callable[..., Run | None], /, title: str, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the table of all combinations of the factors' values, one row a run; train those that are missing.
@@ -212,7 +209,7 @@ class Study:
         form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
         texts, alike = [], {}
-        for protocol, cells in self._by_label(table, row, column, value or metric, exact).items():
+        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
             self._tables.setdefault((source, name), {}).setdefault(protocol, {})[metric] = frame
@@ -241,28 +238,12 @@ class Study:
         exact: bool = False,
     ) -> None:
         """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
-        for protocol, cells in self._by_label(table, row, column, value or metric, exact).items():
+        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
             self._keep(cells, name, metric, protocol)
 
     def _keep(self, cells: Mapping[tuple[str, str], Any], table: str, metric: str, protocol: str) -> None:
         known = self._values.setdefault((protocol, metric), {})
         known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
-
-    @staticmethod
-    def _by_label(table: pd.DataFrame, row: str, column: str, value: str, exact: bool) -> dict[str, dict[Any, Any]]:
-        """Return protocol -> (row, column) -> one value a run, or of exact ones the number."""
-        constant = {name: name for name in (row, column) if name not in table}
-        if numbers := [name for name in (row, column) if name in table and is_float_dtype(table[name])]:
-            raise ValueError(f"{numbers[0]!r} is a column of numbers; row and column are those of the printed labels")
-        found: dict[str, dict[Any, Any]] = {}
-        labelled = table.assign(**constant, protocol=table.get("protocol", ""))
-        for (protocol, *label), cell in frames.cells(labelled, value, ["protocol", row, column]).items():
-            of_protocol = found.setdefault(protocol, {})
-            if not exact:
-                of_protocol[tuple(label)] = cell
-            elif len(cell):
-                of_protocol[tuple(label)] = float(cell[0])
-        return found
 
     def words(self, source: str, name: str) -> pd.DataFrame:
         """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
@@ -353,22 +334,9 @@ class Study:
         known = [*results.values(), *self.store.results()]
         times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
-        write_text(
-            self.folder / f"{self.name}.runs.jsonl",
-            "".join(f"{canonical(run.to_json())}\n" for run in self._runs.values()),
-        )
-        counts = {
-            "total": len(self._runs),
-            "missing": len(missing),
-            "missing_seconds": float(np.nansum(times)),
-            "missing_unknown": int(np.isnan(times).sum()),
-            "missing_on": self.device,
-            "later": later,
-            "trained": self._trained,
-            "diverged": sum(result.status == "diverged" for result in results.values()),
-        }
-        for key in ("cpu_seconds", "wall_seconds"):
-            counts[key] = sum(result.provenance[key] for result in results.values())
+        write_runs(self.folder / f"{self.name}.runs.jsonl", self._runs.values())
+        counts = summaries.runs(len(self._runs), results.values(), times, self.device)
+        counts |= {"later": later, "trained": self._trained}
         summary = {
             "study": self.name,
             "title": self.title,

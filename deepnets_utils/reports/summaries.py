@@ -1,10 +1,11 @@
 """What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from deepnets_utils.reports.parameters import LARGE
@@ -12,7 +13,7 @@ from deepnets_utils.results import comparison
 from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
-from deepnets_utils.runs.run import nan_to_null
+from deepnets_utils.runs.run import Result, nan_to_null
 
 SCALES = LARGE[::-1]  # their claims are judged together, the largest scale first
 
@@ -92,6 +93,22 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
         comparison.OTHER_SCALE: int(frame["verdict"].eq(comparison.OTHER_SCALE).sum()),
     }
     return about | counts(frame) | {"columns": lines[0], "rows": lines[1:]}
+
+
+def runs(total: int, results: Collection[Result], missing_seconds: Collection[float], device: str) -> dict[str, Any]:
+    """Return what a summary says of a study's runs: how many there are, are missing and diverged, and their seconds.
+
+    missing_seconds: of each missing run on the device, NaN where unknown.
+    """
+    return {
+        "total": total,
+        "missing": len(missing_seconds),
+        "missing_seconds": float(np.nansum(missing_seconds)),
+        "missing_unknown": int(np.isnan(missing_seconds).sum()),
+        "missing_on": device,
+        "diverged": sum(result.status == "diverged" for result in results),
+        **{key: sum(result.provenance[key] for result in results) for key in ("cpu_seconds", "wall_seconds")},
+    }
 
 
 def counts(frame: pd.DataFrame) -> dict[str, int]:

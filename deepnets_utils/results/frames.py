@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from deepnets_utils.data.tasks import build_task
 from deepnets_utils.results.statistics import summary
@@ -131,3 +132,25 @@ def describe(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
     index = pd.MultiIndex.from_tuples(found, names=by) if found else pd.MultiIndex.from_arrays([[]] * len(by), names=by)
     columns = list(asdict(summary([])))
     return pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
+
+
+def by_label(
+    table: pd.DataFrame, row: str, column: str, value: str, exact: bool
+) -> dict[str, dict[tuple[str, str], np.ndarray | float]]:
+    """Return protocol -> (row, column) -> one value a run, or where nothing is random (exact) the number.
+
+    row, column: columns with the printed labels; a name that is no column is the label of all rows. Tables without a
+    column "protocol" have the one protocol "". Raises ValueError where row or column is a column of numbers.
+    """
+    constant = {name: name for name in (row, column) if name not in table}
+    if numbers := [name for name in (row, column) if name in table and is_float_dtype(table[name])]:
+        raise ValueError(f"{numbers[0]!r} is a column of numbers; row and column are those of the printed labels")
+    found: dict[str, dict[tuple[str, str], np.ndarray | float]] = {}
+    labelled = table.assign(**constant, protocol=table.get("protocol", ""))
+    for (protocol, *label), cell in cells(labelled, value, ["protocol", row, column]).items():
+        of_protocol = found.setdefault(protocol, {})
+        if not exact:
+            of_protocol[tuple(label)] = cell
+        elif len(cell):
+            of_protocol[tuple(label)] = float(cell[0])
+    return found
