@@ -25,6 +25,7 @@ from benchmarks.cases import CASES, EPOCHS, make_run
 from benchmarks.opponents import CONDITIONS, Timed, by_lightning, by_plain_loop, now
 from deepnets_utils.data import inventory, loading
 from deepnets_utils.data.tasks import build_task
+from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.run import Run
 from deepnets_utils.sweeps.workers import InProcess, WorkerProcess, resolve, take_workers
@@ -254,7 +255,7 @@ def benchmark(rounds: int, steps: int) -> dict[str, Any]:
         "date": provenance["finished_at"],
         "hardware": {"cpu": provenance["device"], "cores": len(workers), "gpu": gpu},
         "versions": packages,
-        "data": {chosen: inventory.CANONICAL[chosen] for chosen in datasets.values()},
+        "data": {chosen: CANONICAL[chosen] for chosen in datasets.values()},
         "training": {
             name: make_run(datasets[case.dataset], name, case.steps(steps), 0).to_json() for name, case in CASES.items()
         },

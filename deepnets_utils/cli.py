@@ -19,7 +19,6 @@ from deepnets_utils.reports import parameters
 from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
 from deepnets_utils.reports.pdf import find_browser, write_pdf
 from deepnets_utils.runs import paths
-from deepnets_utils.runs.datasets import FOLDER
 from deepnets_utils.runs.errors import DataError, ParameterError
 from deepnets_utils.runs.run import Result
 from deepnets_utils.runs.store import Store
@@ -186,7 +185,7 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
         if absent := [study for study in parameters.study_names() if study not in listed]:
             print(f"{name}  not reported or planned here: {', '.join(absent)}")
     print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
-    there = [name for name, folder in FOLDER.items() if (paths.data_root() / folder).is_dir()]
+    there = [name for name, folder in inventory.FOLDER.items() if (paths.data_root() / folder).is_dir()]
     print(f"data sets in {paths.data_root()}: {', '.join(there) or 'none'} (`deepnets data` checks them)")
 
 

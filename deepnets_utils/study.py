@@ -31,6 +31,7 @@ from deepnets_utils.results import comparison, frames, verdicts
 from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
+from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.files import write_whole
 from deepnets_utils.runs.run import Run
@@ -112,7 +113,7 @@ class Study:
         not to be had, stored runs are shown and nothing is trained. Raises DataError where `data` demands the real one.
         """
         chosen = self._choose_data(name)
-        self._data[chosen] = inventory.CANONICAL[chosen]
+        self._data[chosen] = CANONICAL[chosen]
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "

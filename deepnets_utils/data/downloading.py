@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from deepnets_utils.data.inventory import (
     ARCHIVES,
     FILES,
+    FOLDER,
     DataDamaged,
     by_hand,
     check,
@@ -29,7 +30,6 @@ from deepnets_utils.data.inventory import (
     raise_fault,
     torchvision_class,
 )
-from deepnets_utils.runs.datasets import FOLDER
 from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.files import locked, warn
 from deepnets_utils.runs.paths import data_root

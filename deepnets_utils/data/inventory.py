@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from deepnets_utils.runs.datasets import CANONICAL, FOLDER
+from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.paths import data_root
 
 PACKED = re.compile(r"\.(tar|gz|tgz|zip)\b.*", re.IGNORECASE)  # endings of archives
 LOOKED_AT = 20_000  # files and folders at most, in search of what lies in the wrong place
 
+# Where torchvision looks for the files of a data set, below the data folder.
+FOLDER = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
 # Sizes in bytes and md5 as their authors published them.
 FILES: dict[str, dict[str, tuple[int, str]]] = {
     "mnist": {

@@ -1,9 +1,5 @@
 """The data sets' names and fingerprints, as plain facts. Imports no torch."""
 
-# Where torchvision looks for the files of a data set, below the data folder.
-FOLDER = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
-
-
 # sha256 over dtype, shape and bytes of training images, training labels, test images and test labels. The last
 # two are scikit-learn's digits, enlarged, which stand in where the real data sets are not.
 CANONICAL: dict[str, str] = {

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.runs import progress
+from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.paths import data_root
 from deepnets_utils.runs.progress import Reporter
@@ -160,7 +161,7 @@ def small(request: pytest.FixtureRequest, server: Server, root: Path, monkeypatc
     """Put a small data set of the same layout in place of the real one, on the server and in the tables."""
     name = request.param
     arrays = small_sets(name)
-    monkeypatch.setitem(inventory.CANONICAL, name, fingerprint(*arrays))
+    monkeypatch.setitem(CANONICAL, name, fingerprint(*arrays))
     if name == "cifar10":
         images = np.concatenate(arrays[::2]).reshape(6, 10, -1)
         labels = np.concatenate(arrays[1::2]).reshape(6, 10).tolist()
@@ -226,7 +227,7 @@ def test_download_then_load(small: str, root: Path, capsys: pytest.CaptureFixtur
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
     for ours, theirs in zip(arrays, small_sets(small), strict=True):
         assert ours.numpy().dtype == theirs.dtype and np.array_equal(ours.numpy(), theirs)
-    assert images.fingerprint == inventory.CANONICAL[small] and images.name == small
+    assert images.fingerprint == CANONICAL[small] and images.name == small
     assert loading.load(small) is images
     there = {path.name for path in root.rglob("*") if path.is_file()}
     assert there == {*inventory.FILES[small], ".download.lock"}  # no archive, nothing temporary
@@ -264,7 +265,7 @@ def test_wrong_bytes_are_not_kept(small: str, server: Server, root: Path) -> Non
         loading.load(small)
     server.mode = "whole"
     downloading.download(small)
-    assert loading.load(small).fingerprint == inventory.CANONICAL[small]
+    assert loading.load(small).fingerprint == CANONICAL[small]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -540,7 +541,7 @@ def test_a_damaged_set_is_replaced_only_by_a_whole_one(small: str, server: Serve
     server.mode = "whole"
     downloading.download(small)
     assert inventory.check(small) == "ready"
-    assert loading.load(small).fingerprint == inventory.CANONICAL[small]
+    assert loading.load(small).fingerprint == CANONICAL[small]
     assert (path.parent / "notes.txt").read_text() == "somebody's own"
 
 
@@ -568,7 +569,7 @@ def test_a_damaged_file_is_named_and_not_used(small: str, root: Path, damage: st
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
 def test_arrays_that_are_not_canonical_are_not_used(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloading.download(small)
-    monkeypatch.setitem(inventory.CANONICAL, small, "0" * 64)
+    monkeypatch.setitem(CANONICAL, small, "0" * 64)
     with pytest.raises(inventory.DataDamaged, match="0" * 64):
         loading.load(small)
 
@@ -629,7 +630,7 @@ def test_embedded(name: str, shape: tuple[int, int, int], root: Path) -> None:
     assert images.train_images.shape == (1397, *shape) and images.test_images.shape == (400, *shape)
     assert images.train_labels.bincount().tolist() == [139, 143, 137, 144, 138, 141, 142, 139, 135, 139]
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
-    assert images.fingerprint == inventory.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    assert images.fingerprint == CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
     # The first digit, a 0, is 8 x 8 in 0..16: its second row is 0 0 13 15 10 15 5 0 in scikit-learn.
     edge, factor = (2, 3) if name == "digits_28" else (0, 4)
     row = images.train_images[0, -1, edge + factor, edge : edge + 8 * factor : factor]
@@ -674,7 +675,7 @@ def test_real_data(name: str) -> None:
     found = images.train_images.sum((0, 2, 3), dtype=torch.int64) / (size * shape[1] * shape[2] * 255)
     assert found.tolist() == pytest.approx(means, abs=5e-5)
     arrays = (images.train_images, images.train_labels, images.test_images, images.test_labels)
-    assert images.fingerprint == inventory.CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
+    assert images.fingerprint == CANONICAL[name] == fingerprint(*(array.numpy() for array in arrays))
     assert inventory.check(name) == "ready"
 
 

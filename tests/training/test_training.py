@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from deepnets_utils.data import inventory, loading
+from deepnets_utils.data import loading
 from deepnets_utils.data.augment import augmentation
 from deepnets_utils.data.randomness import derived_seed, generator
 from deepnets_utils.data.tasks import Split, Task, build_task, task
 from deepnets_utils.data.tasks.digit_pairs import DigitPairs
 from deepnets_utils.models import MODELS, build_model, model, register_model
+from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep
@@ -456,7 +457,7 @@ def test_a_model_and_a_recipe_that_do_not_go_together() -> None:
 def test_provenance() -> None:
     result = train(make_run(epochs=1))
     assert result.status == "finished" and result.diverged_at_step is None
-    assert result.provenance["data_fingerprint"] == inventory.CANONICAL[DIGITS]
+    assert result.provenance["data_fingerprint"] == CANONICAL[DIGITS]
     assert result.provenance["torch"] == torch.__version__ and result.provenance["path"] == "loop"
     assert result.provenance["wall_seconds"] > 0 and result.provenance["cpu_seconds"] > 0
     assert result.device_kind == "cpu"
