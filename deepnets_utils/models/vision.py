@@ -33,7 +33,7 @@ def GoogLeNet(
     "identity" (added to what a module concatenates on 4b, 4c and 5a, whose input and output have one shape) or
     "projection" (on the other six, too, by a 1x1 convolution with batch norm). auxiliary: two more classifiers; in
     training mode the output is a tuple of three logits, the last layer's first (5,610,154 parameters without).
-    Weights from a normal distribution with deviation 0.01, as torchvision's default in the document's year but for the
+    Weights from a normal distribution with deviation 0.01, as torchvision's default of about 2020 but for the
     cut at two deviations that it had.
     """
     from torchvision.models import GoogLeNet

@@ -197,6 +197,11 @@ def plans(
     )
 
 
+def number(value: float | None, form: str) -> str:
+    """Return a number, or "(not run)" where it is NaN or None."""
+    return "(not run)" if pd.isna(value) else f"{value:{form}}"
+
+
 def mean(values: Sequence[float], form: str = ".2f") -> str:
     """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run.
 

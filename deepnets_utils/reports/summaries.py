@@ -51,9 +51,9 @@ def claims(folder: Path) -> list[dict[str, Any]]:
         for summary in read_all(place):
             for claim in summary["claims"]:
                 key = summary["study"], claim["id"], claim["protocol"]
-                known = lines.get(key)
-                more = known is None or claim["verdict"] not in VERDICTS[-2:] or claim["n"] > known["n"]
-                if known is None or (known["verdict"] in VERDICTS[-2:] and more):
+                known = lines.get(key, {"verdict": VERDICTS[-1], "n": -1})
+                better = claim["verdict"] not in VERDICTS[-2:] or claim["n"] > known["n"]
+                if known["verdict"] in VERDICTS[-2:] and better:
                     lines[key] = {"study": summary["study"], "profile": place.name} | claim
     return sorted(lines.values(), key=lambda line: line["study"])
 

@@ -29,7 +29,7 @@ def product(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]
 
 def tidy(
     planned: Sequence[tuple[dict[str, Any], Run]], results: Sequence[Result | None], factors: Iterable[str]
-) -> Any:
+) -> pd.DataFrame:
     """Return the table of runs, one row each in this order.
 
     The columns of the metrics that such runs have at least are there without any stored run, too.

@@ -1,6 +1,7 @@
 """Learning-rate range test: the rates, the smoothed curve and the rate that the curve suggests. Imports no torch.
 
-Source: go_deep, Section 3.4: the finder of PyTorch Lightning with the defaults of the document's year (2021).
+Source: go_deep, Section 3.4: the finder of PyTorch Lightning, with its defaults of 2021 (our guess: the document names
+no version).
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def suggestion(losses: Sequence[float] | np.ndarray, rule: str = "per_step") -> 
 
     losses: the loss of each step before its update, float [steps]. The first ten and the last point of the
     smoothed curve and those that are not finite are left out. rule: "per_step" takes the gradient per step, that
-    is per factor of the rate (Lightning of 2021, the document's); "per_rate" divides by the rates' distances
+    is per factor of the rate (Lightning of 2021); "per_rate" divides by the rates' distances
     (Lightning from 2.5.3 on). Raises ValueError for another rule and for more than 100 losses.
     """
     if rule not in RULES:
