@@ -9,7 +9,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from operator import itemgetter
@@ -24,15 +24,12 @@ from matplotlib.figure import Figure
 from benchmarks.cases import CASES, EPOCHS, make_run
 from benchmarks.opponents import CONDITIONS, Timed, by_lightning, by_plain_loop, now
 from deepnets_utils.data import inventory, loading
-from deepnets_utils.data.tasks import build_task
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.run import Run
 from deepnets_utils.sweeps.workers import InProcess, WorkerProcess, resolve, take_workers
-from deepnets_utils.training.machine import numerics
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train, train_group
 
-REPLICA_EPOCHS = 30  # replicas are quick: their time has to stand out of the start's
 LOSS_TOLERANCE = 0.05  # measured: rounding moves the median by 0.0001 to 0.01, a rate 2 % higher by 0.05 to 0.3
 OPPONENT = "PyTorch Lightning"
 LARGE_AT_ONCE = 4  # VGG19 with its gradients and momentum takes 1.7 GB a process
@@ -75,20 +72,10 @@ def by_workers(runs: Sequence[Run], workers: Sequence[WorkerProcess]) -> list[Ti
 
 
 def by_replicas(runs: Sequence[Run], device: str) -> list[Timed]:
-    """Train the runs as one. Timed is what further epochs add: copying, capture and test come once a training."""
-    from deepnets_utils.training.replicas import train_replicas
-
-    tasks = [build_task(run.task) for run in runs]
-    splits = [tasks[0].splits(loading.load(runs[0].dataset), runs[0].data_seed)] * len(runs)
-    times = [now(device)]
-    with numerics():
-        outcomes = train_replicas(runs, tasks, splits, device)
-        times.append(now(device))
-        train_replicas([replace(run, epochs=run.epochs + REPLICA_EPOCHS) for run in runs], tasks, splits, device)
-        times.append(now(device))
-    epoch = (times[2] - 2 * times[1] + times[0]) / REPLICA_EPOCHS
-    seconds = (runs[0].epochs - 1) * epoch / len(runs)
-    return [Timed(seconds, outcome["history"]["train_loss"][-1]) for outcome in outcomes]
+    """Train the runs as one network."""
+    ends: list[float] = []
+    results = train_group(runs, device=device, on_epoch=lambda *_: ends.append(now(device)))
+    return [Timed((ends[-1] - ends[0]) / len(runs), result.history["train_loss"][-1]) for result in results]
 
 
 def one_by_one(process: Executor, train_one: Callable[..., Timed], device: str, runs: Sequence[Run]) -> list[Timed]:

@@ -49,9 +49,7 @@ def train(
     first = run.digest not in (line["digest"] for line in calls(folder))
     line = {"digest": run.digest, "pid": os.getpid(), "stored": stored, "device": device}
     if weights is not None:
-        weights.parent.mkdir(exist_ok=True)
-        content = run.digest.encode()
-        weights.write_bytes(hashlib.sha256(content).digest() + content)
+        write_weights(run, weights)
     if run.teacher is not None:
         line["teacher"] = teacher.read_bytes()[32:].decode()
     with open(folder / "calls", "a") as file:  # one short write at the end of the file is never mixed with another
@@ -77,11 +75,21 @@ def train(
     return result
 
 
+def write_weights(run: Run, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    content = run.digest.encode()
+    file.write_bytes(hashlib.sha256(content).digest() + content)
+
+
 def group_key(run: Run) -> str | None:
     return run.model.name if run.model.name == "dies_as_one" else None
 
 
-def train_group(runs: list[Run], *, device: str) -> list[Result]:
+def group_size(run: Run) -> int:
+    return 64
+
+
+def train_group(runs: list[Run], *, device: str, checkpoint: Path) -> list[Result]:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -16,10 +16,11 @@ _curves: dict[str, "LiveCurve"] = {}  # of the runs that are watched now, by dig
 
 
 def train_live(run: Run, **options: Any) -> Result:
-    """Train a run as `single.train` does and draw its curve after each epoch; a sweep's trainer."""
-    from deepnets_utils.training import single
+    """Train a run as `training.train` does and draw its curve after each epoch; a sweep's trainer."""
 
-    return single.train(run, on_epoch=_curves.get(run.digest), **options)
+    from deepnets_utils.training.train import train
+
+    return train(run, on_epoch=_curves.get(run.digest), **options)
 
 
 def watch(run: Run, metric: str, store: Store, *, train: str, **options: Any) -> tuple[Any, bool]:

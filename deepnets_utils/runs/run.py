@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -275,6 +275,12 @@ class Result:
 def canonical(data: Any) -> str:
     """Return the one JSON text of plain data: keys sorted, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def joint_digest(runs: Sequence[Run]) -> str:
+    """Return the digest of one run, or one of several in this order."""
+    digests = "".join(run.digest for run in runs)
+    return digests if len(runs) == 1 else hashlib.sha256(digests.encode()).hexdigest()[:16]
 
 
 def checksum(record: dict[str, Any]) -> str:

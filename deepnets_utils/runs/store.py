@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.files import locked, move_aside, warn, write_whole
-from deepnets_utils.runs.run import Result, Run, canonical
+from deepnets_utils.runs.run import Result, Run, canonical, joint_digest
 
 PART_SECONDS = 3600.0
 CHECKSUM = b'{"checksum":"%b",'
@@ -82,9 +82,9 @@ class Store:
                 if time.time() - part.stat().st_mtime > PART_SECONDS:
                     part.unlink()
 
-    def checkpoint(self, run: Run) -> Path:
-        """Return where the run's checkpoint lies while it is unfinished."""
-        return self.folder / "checkpoints" / f"{run.digest}.pt"
+    def checkpoint(self, *runs: Run) -> Path:
+        """Return where the checkpoint of a run, or of several that train as one network, lies while unfinished."""
+        return self.folder / "checkpoints" / f"{joint_digest(runs)}.pt"
 
     def weights(self, run: Run) -> Path:
         """Return where the weights of a run lie that is a teacher; never published, trained again when lost."""

@@ -72,7 +72,7 @@ class Driver:
 
     def train(self, runs: list[Run], executors: list[Executor]) -> None:
         """Train the runs, or take them from the store when another sweep has done them; see `results`, `failures`."""
-        self._queue.extend(groups(self.trainer, runs, self.device))
+        self._queue.extend(groups(self.trainer, runs, self.device, self.teachers))
         self._free = list(executors)
         told = False
         try:
@@ -104,8 +104,8 @@ class Driver:
                 continue
             executor = self._free.pop()
             claim = Path(self._claims[group[0].digest].lock_file)
-            files = None if together else self._files(group[0])
-            future = executor.submit(call_group, versions(), self.trainer, group, self.device, claim, files)
+            what = self.trainer, group, together, self.device, claim, self._files(group)
+            future = executor.submit(call_group, versions(), *what)
             self._flying[future] = (together, group), executor
         self._queue.extendleft(reversed(students))
 
@@ -136,10 +136,13 @@ class Driver:
             broken = CancelledError(LOST) if future.cancelled() else future.exception()
             if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
                 raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
+            if together and not isinstance(broken, Terminated):
+                self.store.checkpoint(*group).unlink(missing_ok=True)
             if isinstance(broken, Terminated) or (broken is not None and together):
                 for run in group:
                     self._claims.pop(run.digest).release()
-                self._queue.extendleft(reversed(self._smaller(group, broken)) if together else [])
+                ended = isinstance(broken, Terminated)
+                self._queue.extendleft([] if ended else reversed(self._smaller(group, broken)))
                 continue
             for run, result in zip(group, [None] if broken else future.result(), strict=True):
                 if (error := broken or self._put(result)) is None:
@@ -184,8 +187,8 @@ class Driver:
         lost = run.digest in self.teachers and not self.store.has_weights(run)
         return None if lost else self.store.get(run)
 
-    def _files(self, run: Run) -> dict[str, Path]:
-        files = {"checkpoint": self.store.checkpoint(run)}
+    def _files(self, group: list[Run]) -> dict[str, Path]:
+        run, files = group[0], {"checkpoint": self.store.checkpoint(*group)}
         if run.digest in self.teachers:
             files["weights"] = self.store.weights(run)
         if run.teacher is not None:

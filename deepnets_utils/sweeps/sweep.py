@@ -20,7 +20,7 @@ from deepnets_utils.sweeps.estimates import estimate
 from deepnets_utils.sweeps.workers import InProcess, take_workers
 from deepnets_utils.training.signals import TERMINATED, Terminated, handled, terminated
 
-TRAINER = "deepnets_utils.training.single:train"
+TRAINER = "deepnets_utils.training.train:train"
 LONG_SECONDS = 2 * 3600.0
 MANY_IMAGES = 20e6  # seen in training, from which on a sweep of unknown time may be long: 100 s to days on two CPUs
 
@@ -50,12 +50,11 @@ def sweep(
     time, for the estimate. Where it shares the store's folder there are checkpoints; teachers and students need that.
     trainer: "module:function", called as function(run, device=..., checkpoint=...) where the training is, of a teacher
     also with weights=..., the file to write them to, of a student with teacher=..., the file to read. A teacher whose
-    weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...)
-    gets together what has one group_key(run). yes: go on although more than two hours are estimated. Only this process
-    writes records. Interrupted anywhere, what is finished stays stored and the next call does the rest: after the first
-    Ctrl-C the runs that train on this machine are finished, after the second none is; KeyboardInterrupt follows. After
-    SIGTERM they save a checkpoint at the end of their epoch, and Terminated follows; those that train as one network
-    have none and are finished.
+    weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...,
+    checkpoint=...) gets together what has one group_key(run). yes: go on although more than two hours are estimated.
+    Only this process writes records. Interrupted anywhere, what is finished stays stored and the next call does the
+    rest: after the first Ctrl-C the runs that train on this machine are finished, after the second none is;
+    KeyboardInterrupt follows. After SIGTERM they save a checkpoint at the end of their epoch, and Terminated follows.
     Raises ValueError for an impossible train or workers, ParameterError for runs of another training loop, and
     SweepTooLong, before anything is trained, OSError when a record cannot be written, TrainingFailed (from the first
     error) after all other runs are done.

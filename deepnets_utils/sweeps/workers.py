@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -27,7 +27,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
 SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux's control groups
-GROUP = 64  # runs that train as one network at most: all are lost when it is interrupted
+STACKED = ("cuda",)  # kinds of device on which runs train as one network: it fills those, and a CPU is full
 
 _one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
 
@@ -44,19 +44,25 @@ def versions() -> dict[str, str]:
 
 
 def call_group(
-    driver: dict[str, str], trainer: str, runs: list[Run], device: str, claim: Path, files: dict[str, Path] | None
+    driver: dict[str, str],
+    trainer: str,
+    runs: list[Run],
+    together: bool,
+    device: str,
+    claim: Path,
+    files: dict[str, Path],
 ) -> list[Result]:
-    """Train one run, or several as one network, one call at a time in a process; this is what an Executor is sent.
+    """Train one run, or several together as one network, one call at a time in a process; an Executor is sent this.
 
     driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
-    one run reads and writes, by option; None for runs that train as one network. A worker that does not see the claim
-    shares no folder with the driver: it trains without checkpoints.
+    is read and written, by option. A worker that does not see the claim shares no folder with the driver: it trains
+    without checkpoints.
     Raises UnfitWorker, before anything is trained.
     """
     host = f"worker {os.getpid()} on {socket.gethostname()}"
     if versions() != driver:
         raise UnfitWorker(f"{host} has {versions()}, the driver has {driver}: install the same")
-    if files and not claim.exists():
+    if not claim.exists():
         if files.keys() - {"checkpoint"}:
             raise UnfitWorker(f"{host} does not share {claim.parents[1]}: teachers and students need a common folder")
         files = {}
@@ -64,33 +70,32 @@ def call_group(
         with _one_run:
             name, _, function = trainer.partition(":")
             module = importlib.import_module(name)
-            if files is None:
-                return module.train_group(runs, device=device)
+            if together:
+                return module.train_group(runs, device=device, **files)
             [run] = runs
             return [getattr(module, function)(run, device=device, **files)]
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 
 
-def groups(trainer: str, runs: Iterable[Run], device: str) -> list[tuple[bool, list[Run]]]:
-    """Return the runs of each call, and whether they train as one network: those with one key, at most 64, do."""
+def groups(trainer: str, runs: Iterable[Run], device: str, teachers: Collection[str]) -> list[tuple[bool, list[Run]]]:
+    """Return the runs of each call, and whether they train as one network.
+
+    On cuda those do that have one group_key in the trainer's module, as many as its group_size says; teachers, digests
+    of runs whose weights are wanted, train alone.
+    """
+    # Late: this module imports no torch.
+    module = importlib.import_module(trainer.partition(":")[0]) if device.startswith(STACKED) else None
+    key_of = getattr(module, "group_key", lambda run: None)
     together: dict[tuple[bool, Any], list[Run]] = {}
     for run in runs:
-        key = group_key(trainer, run, device)
+        key = None if run.digest in teachers else key_of(run)
         together.setdefault((False, run.digest) if key is None else (True, key), []).append(run)
-    return [
-        (stacked, part[start : start + GROUP])
-        for (stacked, _), part in together.items()
-        for start in range(0, len(part), GROUP)
-    ]
-
-
-def group_key(trainer: str, run: Run, device: str) -> Any:
-    """Return what runs share that train as one network on cuda, from the trainer's module; None for one on its own."""
-    if not device.startswith("cuda"):
-        return None
-    module = importlib.import_module(trainer.partition(":")[0])  # late: this module imports no torch
-    return module.group_key(run) if hasattr(module, "group_key") else None
+    found = []
+    for (stacked, _), part in together.items():
+        size = module.group_size(part[0]) if stacked else 1
+        found += [(stacked, part[start : start + size]) for start in range(0, len(part), size)]
+    return found
 
 
 class InProcess(Executor):

@@ -3,6 +3,9 @@
 import copy
 import hashlib
 import io
+import itertools
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,15 @@ from torch import Tensor, nn
 
 from deepnets_utils.data.randomness import generator
 from deepnets_utils.runs.files import move_aside, warn, write_whole
+from deepnets_utils.training.machine import Clock
+from deepnets_utils.training.signals import TERMINATED, Terminated, terminated
 
 
 @dataclass
 class Progress:
-    """How far a run is: finished epochs, history, the order's generator, the last order, seconds so far.
+    """How far a run is: finished epochs, history, the order's generator, the last order.
 
+    diverged_at: the step, counted from 0, at which it diverged, None where it has not; it stands still from then on.
     gradients: the norm of each layer's gradient, a list a step. best: of a run with keep_best, the weights of the
     epoch (from 1) with the lowest validation error so far.
     """
@@ -25,10 +31,10 @@ class Progress:
     generator: torch.Generator
     epoch: int = 0
     order: Tensor | None = None
+    diverged_at: int | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
     gradients: list[list[float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
-    seconds: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def start(cls, seed: int) -> "Progress":
@@ -40,64 +46,98 @@ class Progress:
             if not isinstance(value, list):
                 self.history.setdefault(name, []).append(value)
 
-    def keep_best(self, network: nn.Module) -> None:
+    def keep_best(self, weights: dict[str, Tensor]) -> None:
         """Keep a copy of the weights where the last epoch has the lowest validation error."""
         error = self.history["validation_error"][-1]
         if not self.best or error < self.best["error"]:
-            self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(network.state_dict())}
+            self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(weights)}
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as tensors and plain data."""
+        return vars(self) | {"generator": self.generator.get_state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what `state` returned; raises KeyError where something is missing."""
+        self.generator.set_state(state["generator"])
+        for name in vars(self).keys() - {"generator"}:
+            setattr(self, name, state[name])
 
 
-def save_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) -> None:
-    """Write the state of a training at the end of an epoch; parts: network, optimiser and scheduler, or None."""
+class Saving:
+    """Writes a training's checkpoint at ends of epochs that lie `seconds` apart, and takes an interrupted one up again.
+
+    After SIGTERM it writes one at the next end of an epoch, and raises Terminated. file: None for no checkpoints.
+    clock: whose seconds go into the checkpoint. identity: of the runs and what they learn from; a checkpoint of another
+    one is not used.
+    """
+
+    def __init__(self, file: Path | None, seconds: float, clock: Clock, identity: str) -> None:
+        self.file, self.seconds, self.clock, self.identity = file, seconds, clock, identity
+        self._saved_at = time.monotonic()
+
+    def load(self, progress: Sequence[Progress], *parts: Any) -> None:
+        """Put a checkpoint's state into the given objects, where there is one to use."""
+        if self.file is not None and (seconds := load_checkpoint(self.file, self.identity, progress, *parts)):
+            self.clock.add(seconds)
+
+    def save(self, progress: Sequence[Progress], *parts: Any) -> None:
+        """Write a checkpoint, where it is time for one."""
+        ends = terminated.is_set()
+        if self.file is not None and (ends or time.monotonic() - self._saved_at >= self.seconds):
+            try:
+                save_checkpoint(self.file, self.identity, self.clock.seconds(), progress, *parts)
+            except OSError as error:  # no room for weights may well be enough for a record
+                warn(f"the training goes on without a checkpoint: {error}")
+            self._saved_at = time.monotonic()
+        if ends:
+            raise Terminated(TERMINATED)
+
+
+def save_checkpoint(
+    path: Path, identity: str, seconds: tuple[float, float], progress: Sequence[Progress], *parts: Any
+) -> None:
+    """Write the state of a training at the end of an epoch; parts: network, optimiser and learning rates."""
     state = {
         "digest": identity,
         "place": _place(parts[0]),
-        "epoch": progress.epoch,
-        "order": progress.order,
-        "history": progress.history,
-        "gradients": progress.gradients,
-        "best": progress.best,
-        "seconds": list(progress.seconds),
-        "parts": [part.state_dict() if part is not None else None for part in parts],
-        "order_generator": progress.generator.get_state(),
+        "seconds": list(seconds),
+        "progress": [own.state() for own in progress],
+        "parts": [part.state_dict() for part in parts],
         "torch_generator": torch.get_rng_state(),
         "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
     save_state(path, state)
 
 
-def load_checkpoint(path: Path, identity: str, progress: Progress, *parts: Any) -> bool:
-    """Put the state of `path` into the given objects and return True; False when there is none to use.
+def load_checkpoint(path: Path, identity: str, progress: Sequence[Progress], *parts: Any) -> tuple[float, float] | None:
+    """Put the state of `path` into the given objects and return its seconds; None when there is none to use.
 
     A file that is damaged, of another identity, kind of device or version of torch is moved aside with a warning:
     what goes on elsewhere gives other numbers than either place, and its record would name the last. Nothing in it is
     executed.
     """
     if not path.exists():
-        return False
-    present = [part for part in parts if part is not None]
-    fresh = copy.deepcopy([part.state_dict() for part in present])
+        return None
+    fresh = copy.deepcopy([part.state_dict() for part in parts]), copy.deepcopy([own.state() for own in progress])
     try:
         state, _ = load_state(path, identity)
         if (there := state.get("place")) != (here := _place(parts[0])):
             raise ValueError(f"it was begun on {there}, this is {here}, so that the run starts again")
-        kept = {name: state[name] for name in ("epoch", "order", "history", "gradients", "best")}
-        kept["seconds"], random_state = tuple(state["seconds"]), state["torch_generator"]
+        random_state, seconds = state["torch_generator"], tuple(state["seconds"])
         for part, saved in zip(parts, state["parts"], strict=True):
-            if part is not None:
-                part.load_state_dict(saved)
-        progress.generator.set_state(state["order_generator"])
+            part.load_state_dict(saved)
+        for own, saved in zip(progress, state["progress"], strict=True):
+            own.load(saved)
     except Exception as error:  # torch.load raises many kinds
-        for part, untouched in zip(present, fresh, strict=True):
-            part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
+        for part, untouched in zip((*parts, *progress), itertools.chain(*fresh), strict=True):
+            # one that does not fit was copied as far as it does
+            part.load(untouched) if isinstance(part, Progress) else part.load_state_dict(untouched)
         warn(f"checkpoint {path.name} is not used: {error}; {move_aside(path)}")
-        return False
-    for name, value in kept.items():
-        setattr(progress, name, value)
+        return None
     torch.set_rng_state(random_state)
     if state.get("cuda_generator") is not None:
         torch.cuda.set_rng_state(state["cuda_generator"])
-    return True
+    return seconds
 
 
 def _place(network: nn.Module) -> str:

@@ -73,8 +73,7 @@ SMALL = [name for name, case in bench.CASES.items() if case.fewer == 1]
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("network", SMALL)
-def test_a_plain_loop_and_replicas_train_what_the_package_trains(network: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench, "REPLICA_EPOCHS", 1)
+def test_a_plain_loop_and_replicas_train_what_the_package_trains(network: str):
     runs = [make_run("digits_28", network, 4, seed) for seed in (3, 4)]
     expected = [by_package(run).loss for run in runs]
     assert expected[0] != pytest.approx(expected[1], rel=0.01)

@@ -15,11 +15,12 @@ from deepnets_utils.models import model
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep
-from deepnets_utils.training import single
+from deepnets_utils.training import train as training_module
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress, load_state, save_state
-from deepnets_utils.training.loop import evaluate, make_optimizer, train_epoch, train_step
-from deepnets_utils.training.single import make_network, train
+from deepnets_utils.training.loop import Training, evaluate, train_epoch, train_step
+from deepnets_utils.training.optimizers import make_optimizer
+from deepnets_utils.training.train import make_network, train
 
 DIGITS = "digits_32"
 
@@ -178,12 +179,13 @@ def test_mixed_precision_makes_no_ties_where_it_measures_and_teaches() -> None:
         network[1].weight.zero_()
         network[1].bias.copy_(torch.tensor([4.000, 4.015]))
     split = Split(torch.zeros(5, 1, 32, 32), torch.ones(5, dtype=torch.int64))
-    seen = train_step(run, ImageClasses(), network, make_optimizer(run, network, 0.0), split.inputs, split.targets)[1]
+    seen = train_step(run, ImageClasses(), network, make_optimizer(run, network, [0.0]), split.inputs, split.targets)[1]
     assert (seen == 4).all(), "in the training they are a tie"
-    metrics = evaluate(run, ImageClasses(), network, Batches(run), split, "test")
+    training = Training([run], ImageClasses(), network, Batches([run]), [])
+    [metrics] = evaluate(training, split, "test")
     assert metrics["test_error"] == 0 and metrics["test_loss"] == pytest.approx(math.log(1 + math.exp(-0.015)))
     student = make_run(teacher=run, options={"distillation": "kl"}, precision="bfloat16")
-    taught = Batches(student, network).taught(split)
+    taught = Batches([student], network).taught(split)
     assert taught.targets.tolist() == [pytest.approx([1, 4.000, 4.015], abs=1e-6)] * 5
 
 
@@ -232,7 +234,7 @@ def test_gradient_norms_of_the_first_steps() -> None:
         make_network(run, torch.device("cpu")),
     )
     order = torch.randperm(len(split), generator=generator("order", run.seed))
-    x, y = next(Batches(run).training(split, order, 0))
+    x, y = next(Batches([run]).training(split, [order], 0))
     learned.loss(network(x), y).backward()
     own = [weight.grad.norm().item() for weight in network.parameters() if weight.dim() > 1]
     assert norms[:, 0].tolist() == pytest.approx(own, rel=1e-9)
@@ -250,7 +252,8 @@ def test_gradient_norms_of_weights_that_get_none_are_0() -> None:
 
     run, network, progress, split = make_run(gradient_steps=2), Spare(), Progress.start(0), splits()["train"]
     progress.order = torch.arange(len(split))
-    train_epoch(run, ImageClasses(), network, make_optimizer(run, network, 1e-3), Batches(run), split, progress)
+    training = Training([run], ImageClasses(), network, Batches([run]), [progress])
+    train_epoch(training, make_optimizer(run, network, [1e-3]), split)
     frozen, used, spare = zip(*progress.gradients, strict=True)
     assert frozen == spare == (0, 0) and min(used) > 0
 
@@ -283,7 +286,7 @@ def test_students_of_a_teacher_that_diverged_count_as_diverged(store: Store) -> 
 
 
 def test_so_do_those_of_a_teacher_whose_range_test_found_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "suggestion", lambda *_: math.nan)
+    monkeypatch.setattr(training_module, "suggestion", lambda *_: math.nan)
     teacher = make_run(learning_rate="range_test", seed=1)  # its initial weights are whole
     student = make_run(teacher=teacher, options={"distillation": "softmax_mse"})
     lead, taught = sweep([teacher, student], store=store)
@@ -333,7 +336,7 @@ def test_of_equal_errors_the_first_is_the_best() -> None:
     for epoch, error in enumerate((3.0, 2.0, 2.0), 1):
         progress.epoch = epoch
         progress.record({"validation_error": error})
-        progress.keep_best(network)
+        progress.keep_best(network.state_dict())
     assert progress.best["epoch"] == 2
 
 
@@ -349,12 +352,12 @@ def test_the_teacher_sees_what_the_student_sees() -> None:
 
     split = splits()["train"]
     order = torch.arange(len(split)).flip(0)
-    for x, y in Batches(run, Sums()).training(split, order, 0):
+    for x, y in Batches([run], Sums()).training(split, [order], 0):
         assert torch.equal(seen[-1], x) and y.shape[1] == 11
         assert torch.equal(y[:, 1], x.sum((1, 2, 3)))
-    labels = torch.cat([y[:, 0] for _, y in Batches(run, Sums()).training(split, order, 0)])
+    labels = torch.cat([y[:, 0] for _, y in Batches([run], Sums()).training(split, [order], 0)])
     assert labels.tolist() == split.targets.flip(0).tolist()
-    plain = [x for x, _ in Batches(make_run()).training(split, order, 0)]
+    plain = [x for x, _ in Batches([make_run()]).training(split, [order], 0)]
     assert not torch.equal(torch.cat(plain), torch.cat(seen[: math.ceil(len(split) / 32)]))
-    first, second = ([x for x, _ in Batches(run, Sums()).training(split, order, epoch)] for epoch in (0, 1))
+    first, second = ([x for x, _ in Batches([run], Sums()).training(split, [order], epoch)] for epoch in (0, 1))
     assert not torch.equal(torch.cat(first), torch.cat(second)), "each epoch draws anew"

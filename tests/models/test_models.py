@@ -8,7 +8,7 @@ from deepnets_utils.models import build_model, model
 from deepnets_utils.models.siamese import PairLogits, Siamese
 from deepnets_utils.models.vgg import Stage
 from deepnets_utils.runs.run import Run, Spec
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 # Source: siamese, Section II and Table I, and the authors' code (Net with batch norm in the head).
 PARAMETERS = {

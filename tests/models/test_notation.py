@@ -12,7 +12,7 @@ from deepnets_utils.models.cost import cost, multiply_adds, training_operations
 from deepnets_utils.models.notation import ResidualPair
 from deepnets_utils.models.siamese import Net
 from deepnets_utils.runs.run import Run
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 TEACHER_1 = {
     "layers": "76c2-mp-126c2-mp-148c4-mp-1200fc2-10fc",

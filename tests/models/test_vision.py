@@ -12,7 +12,7 @@ from deepnets_utils.data.tasks import build_task, task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.models.inception import ResidualInception
 from deepnets_utils.runs.run import Run, Spec
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 MODULES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 VARIANTS = [
@@ -245,6 +245,6 @@ def test_batches_that_a_network_cannot_take(monkeypatch: pytest.MonkeyPatch, run
     def no_network(*arguments: object) -> None:
         raise AssertionError("the error comes before a network is made")
 
-    monkeypatch.setattr("deepnets_utils.training.single.make_network", no_network)
+    monkeypatch.setattr("deepnets_utils.training.train.make_network", no_network)
     with pytest.raises(ValueError, match=message):
         train(run)

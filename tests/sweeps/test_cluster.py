@@ -197,7 +197,7 @@ def test_a_worker_that_shares_no_folder_trains_without_checkpoints_but_no_teache
         model=model("constant", statistic="mean"),
     )
     claim, files = tmp_path / "runs" / "claims" / "x.lock", {"checkpoint": tmp_path / "runs" / "checkpoints" / "x.pt"}
-    arguments = versions(), "deepnets_utils.training.single:train", [run], "cpu", claim
+    arguments = versions(), "deepnets_utils.training.train:train", [run], False, "cpu", claim
     assert call_group(*arguments, files)[0].status == "finished"
     assert not (tmp_path / "runs").exists()
     for name in ("weights", "teacher"):

@@ -26,7 +26,7 @@ from deepnets_utils.runs.store import Store, read_records, record_line
 from deepnets_utils.sweeps.sweep import sweep
 from deepnets_utils.training.checkpoints import load_state, save_state
 from deepnets_utils.training.schedules import schedule
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 SECONDS = 0.03  # of a run
 

@@ -185,7 +185,7 @@ def test_a_worker_ends_when_it_is_told_to_whatever_it_does(store: Store) -> None
     store.folder.mkdir()
     worker = workers_module.WorkerProcess()
     run = make_run(0, seconds=60.0)
-    arguments = ([run], "cpu", Path(store.claim(run).lock_file), {"checkpoint": store.checkpoint(run)})
+    arguments = ([run], False, "cpu", Path(store.claim(run).lock_file), {"checkpoint": store.checkpoint(run)})
     worker.submit(workers_module.call_group, workers_module.versions(), TRAINER, *arguments)
     while not calls(store.folder):
         time.sleep(0.01)

@@ -28,7 +28,7 @@ from deepnets_utils.runs.run import Run
 from deepnets_utils.training import learning_rates
 from deepnets_utils.training.learning_rates import smoothed, suggestion
 from deepnets_utils.training.machine import numerics
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 FIXTURE = Path(__file__).with_name("lightning_finder.jsonl")
 OF_2021, PRESENT = "1.5.7", "2.6.6"

@@ -14,7 +14,7 @@ from deepnets_utils.data.tasks import task
 from deepnets_utils.models import MODELS, model, register_model
 from deepnets_utils.runs.run import Result, Run, Spec
 from deepnets_utils.training.schedules import build_schedule, schedule
-from deepnets_utils.training.single import train
+from deepnets_utils.training.train import train
 
 # A test error in percent after each epoch: it falls, stalls, falls by less and by more than 0.01 %, and stalls again.
 CURVE = [72.1, 61.4, 55.0, 55.2, 54.9, 56.3, 54.8999, 54.95, 54.8, 41.2, 41.2, 40.0, 40.9, 41.0, 40.3, 40.1, 40.0]

@@ -32,22 +32,13 @@ from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep
 from deepnets_utils.training import learning_rates
 from deepnets_utils.training.batches import Batches
-from deepnets_utils.training.checkpoints import Progress
+from deepnets_utils.training.checkpoints import Progress, Saving
 from deepnets_utils.training.learning_rates import suggestion
-from deepnets_utils.training.machine import provenance
+from deepnets_utils.training.loop import Training, range_test, train_epoch
+from deepnets_utils.training.machine import Clock, numerics, provenance
+from deepnets_utils.training.optimizers import make_optimizer
 from deepnets_utils.training.schedules import schedule
-from deepnets_utils.training.single import (
-    Clock,
-    Saving,
-    make_network,
-    make_optimizer,
-    numerics,
-    range_test,
-    train,
-    train_epoch,
-    train_group,
-    train_network,
-)
+from deepnets_utils.training.train import make_network, train, train_group, train_network
 
 DIGITS = "digits_28"
 RATES = learning_rates.tested_rates().tolist()
@@ -61,18 +52,22 @@ def make_run(name: str = "LeNet5", auxiliary: float = 1.0, options: dict | None 
     return Run(dataset=DIGITS, model=model(name, **options), **defaults | fields)
 
 
+def together(run: Run, seen: Task, network: nn.Module) -> Training:
+    return Training([run], seen, network, Batches([run]), [Progress.start(run.seed)])
+
+
 def one_epoch(run: Run, seen: Task, network: nn.Module, optimizer: Optimizer, split: Split, order: Tensor) -> Tensor:
     """The losses of an epoch in the given order."""
-    progress = Progress.start(run.seed)
-    progress.order = order
-    return train_epoch(run, seen, network, optimizer, Batches(run), split, progress)
+    training = together(run, seen, network)
+    training.progress[0].order = order
+    return train_epoch(training, optimizer, split)[0]
 
 
 def outcome(run: Run, seen: Task, splits: dict[str, Split]) -> dict:
     """What training on other splits than the task's gives."""
     with numerics():
-        network = make_network(run, torch.device("cpu"))
-        return train_network(run, seen, network, Batches(run), splits, Saving(None, 1e9, Clock(), run.digest), None)
+        training = together(run, seen, make_network(run, torch.device("cpu")))
+        return train_network(training, splits, Saving(None, 1e9, Clock(), run.digest))[0]
 
 
 def numbers(result: Result) -> str:
@@ -98,7 +93,7 @@ def undisturbed() -> Callable[[Run], str]:
 def processes() -> multiprocessing.context.BaseContext:
     """New processes without the seconds that the imports take: they fork from one that has done them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepnets_utils.training.single", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(["deepnets_utils.training.train", "sklearn.datasets", "torch._dynamo"])
     return context
 
 
@@ -219,7 +214,7 @@ def test_an_epoch_is_the_textbook_one(name: str) -> None:
     split = build_task(run.task).splits(loading.load(DIGITS), run.data_seed)["train"]
     plain = build_model(run.model)
     fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    optimizer, draw = make_optimizer(run, fast, run.learning_rate), generator("order", run.seed)
+    optimizer, draw = make_optimizer(run, fast, [run.learning_rate]), generator("order", run.seed)
     with numerics():
         losses = [
             one_epoch(run, build_task(run.task), fast, optimizer, split, torch.randperm(60, generator=draw))
@@ -271,7 +266,7 @@ def test_one_step_of_sgd_with_both_penalties() -> None:
         network.bias.fill_(-1.0)
     split = line()
     losses = one_epoch(
-        run, LeastSquares(), network, make_optimizer(run, network, run.learning_rate), split, torch.arange(10)
+        run, LeastSquares(), network, make_optimizer(run, network, [run.learning_rate]), split, torch.arange(10)
     )
     x, y = split.inputs[:, 0], split.targets
     error = 2 * x - 1 - y
@@ -286,7 +281,7 @@ def test_an_epoch_sees_every_example_once_and_the_rest_in_a_smaller_batch() -> N
     run, seen = make_run(batch_size=4), LeastSquares()
     network = nn.Linear(1, 1)
     losses = one_epoch(
-        run, seen, network, make_optimizer(run, network, run.learning_rate), line(), torch.arange(9, -1, -1)
+        run, seen, network, make_optimizer(run, network, [run.learning_rate]), line(), torch.arange(9, -1, -1)
     )
     assert [len(batch) for batch in seen.batches] == [4, 4, 2] and losses.shape == (3,)
     assert torch.cat(seen.batches).tolist() == list(range(9, -1, -1))
@@ -367,7 +362,7 @@ def test_a_range_test_sees_the_augmented_batches_of_the_training() -> None:
     )
     split = build_task(run.task).splits(loading.load(run.dataset), run.data_seed)["train"]
     order = torch.randperm(len(split), generator=generator("order", run.seed))
-    (first, _), (tested, _) = (next(Batches(run).training(split, part, 0)) for part in (order, order[:200]))
+    (first, _), (tested, _) = (next(Batches([run]).training(split, [part], 0)) for part in (order, order[:200]))
     assert torch.equal(first, tested)
 
 
@@ -642,8 +637,8 @@ def flip(content: bytes, position: int) -> bytes:
 
 def damaged(kind: str, content: bytes, folder: Path) -> bytes:
     state = torch.load(io.BytesIO(content[32:]), weights_only=True)
-    network, optimizer, scheduler = state["parts"]
-    weight = next(iter(network))
+    network, optimizer, rates = state["parts"]
+    [progress], weight = state["progress"], next(iter(network))
     match kind:
         case "empty":
             return b""
@@ -660,9 +655,11 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
         case "begun_on_cuda":
             return saved(state | {"place": f"cuda with torch {torch.__version__}"})
         case "no_optimizer":
-            return saved(state | {"parts": [network, None, scheduler]})
+            return saved(state | {"parts": [network, None, rates]})
         case _ if kind in state:
             return saved({key: value for key, value in state.items() if key != kind})
+        case _ if kind in progress:
+            return saved(state | {"progress": [{key: value for key, value in progress.items() if key != kind}]})
         case "another_network":
             del network[weight]
             return saved(state)
@@ -670,7 +667,7 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
             optimizer["param_groups"][0]["params"].pop()
             return saved(state)
         case "payload":
-            return saved(state | {"history": Payload(folder / "executed")})
+            return saved(state | {"progress": [progress | {"history": Payload(folder / "executed")}]})
         case "foreign":
             return with_checksum(b"not a checkpoint")
     raise AssertionError(kind)
@@ -680,7 +677,8 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
     "kind",
     ["empty", "half", "last_byte_missing", "flipped_in_the_weights", "flipped_at_random", "another_run", "no_optimizer"]
     + ["begun_on_cuda", "place"]
-    + ["order_generator", "torch_generator", "epoch", "order", "history", "gradients", "best", "seconds", "parts"]
+    + ["torch_generator", "seconds", "parts", "progress"]
+    + ["generator", "epoch", "order", "history", "gradients", "best", "diverged_at"]
     + ["another_network", "another_optimizer", "payload", "foreign"],
 )
 def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, undisturbed: Callable, kind: str) -> None:
@@ -744,12 +742,12 @@ def test_a_range_test_changes_neither_weights_nor_generators() -> None:
     with numerics():
         network, split = make_network(run, torch.device("cpu")), content.splits(loading.load(DIGITS), 0)["train"]
         before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
-        losses = range_test(run, content, network, Batches(run), split)
+        [losses] = range_test(together(run, content, network), split)
         after = network.state_dict()
         assert all(torch.equal(after[name], weight) for name, weight in before.items()), "running statistics included"
         assert torch.equal(torch.get_rng_state(), state)
         order = torch.randperm(len(split), generator=generator("order", run.seed))
-        trained = one_epoch(run, content, network, make_optimizer(run, network, 1e-8), split, order)
+        trained = one_epoch(run, content, network, make_optimizer(run, network, [1e-8]), split, order)
     assert losses[:2] == trained[:2].tolist(), "batch norm and dropout were those of the training"
 
 
