@@ -36,7 +36,7 @@ from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.files import write_whole
 from deepnets_utils.runs.run import Run
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps.estimates import estimates
+from deepnets_utils.sweeps.estimates import basis, estimates
 from deepnets_utils.sweeps.lists import write_runs
 from deepnets_utils.sweeps.sweep import in_rounds, sweep
 from deepnets_utils.sweeps.workers import end_workers, engine, resolve
@@ -336,7 +336,7 @@ class Study:
         times = estimates(missing, known, self.device) if missing else []
         seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         write_runs(self.folder / f"{self.name}.runs.jsonl", self._runs.values())
-        counts = summaries.runs(len(self._runs), results.values(), times, self.device)
+        counts = summaries.runs(len(self._runs), results.values(), times, basis(known, self.device))
         counts |= {"later": later, "trained": self._trained}
         summary = {
             "study": self.name,

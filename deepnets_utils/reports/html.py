@@ -225,9 +225,9 @@ def index_page(
             banners.setdefault(text, []).append(row["study"])
     runs = [row["summary"]["runs"] for row in rows if row["summary"]]
     keys = ("total", "missing", "missing_seconds", "missing_unknown", "later")
-    devices = sorted({run.get("missing_on", "any device") for run in runs if run["missing"]})
+    bases = sorted({run.get("missing_by", "by stored runs") for run in runs if run["missing"]})
     total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
-    lacking = summaries.missing(total | {"missing_on": " and ".join(devices)})
+    lacking = summaries.missing(total | {"missing_by": " and ".join(bases)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
     shown = {
         "banners": banners,

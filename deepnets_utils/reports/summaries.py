@@ -95,17 +95,17 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
     return about | counts(frame) | {"columns": lines[0], "rows": lines[1:]}
 
 
-def runs(total: int, results: Collection[Result], missing_seconds: Collection[float], device: str) -> dict[str, Any]:
+def runs(total: int, results: Collection[Result], missing_seconds: Collection[float], basis: str) -> dict[str, Any]:
     """Return what a summary says of a study's runs: how many there are, are missing and diverged, and their seconds.
 
-    missing_seconds: of each missing run on the device, NaN where unknown.
+    missing_seconds: of each missing run, NaN where unknown. basis: in words, by what these are estimated.
     """
     return {
         "total": total,
         "missing": len(missing_seconds),
         "missing_seconds": float(np.nansum(missing_seconds)),
         "missing_unknown": int(np.isnan(missing_seconds).sum()),
-        "missing_on": device,
+        "missing_by": basis,
         "diverged": sum(result.status == "diverged" for result in results),
         **{key: sum(result.provenance[key] for result in results) for key in ("cpu_seconds", "wall_seconds")},
     }
@@ -132,11 +132,11 @@ def missing(runs: Mapping[str, Any]) -> str:
     if not runs["missing"]:
         return ""
     text = f"{runs['missing']} of {runs['total']} runs are not there"
-    unknown, device = runs.get("missing_unknown", runs["missing"]), runs.get("missing_on", "any device")
+    unknown = runs.get("missing_unknown", runs["missing"])
     if unknown == runs["missing"]:
-        text += f", nothing like them that was trained on {device} is stored to tell their time from"
+        text += ", nothing like them is stored from such a device to tell their time from"
     else:
         time = duration(runs["missing_seconds"])
-        text += f"; by stored runs on {device} they take about {time} one after another"
+        text += f"; {runs.get('missing_by', 'by stored runs')} they take about {time} one after another"
         text += f", without {unknown} that nothing stored is like" if unknown else ""
     return text + (f"; {runs['later']} more cannot be planned before them" if runs.get("later") else "")

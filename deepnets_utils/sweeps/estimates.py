@@ -15,6 +15,7 @@ from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.sizes import images_seen
 
 SAMPLE = 2000  # stored results that an estimate looks at
+TERAFLOPS = 10.0  # sustained, of a card from which nothing is stored: a guess, and said to be one
 
 _an_image: dict[str, float] = {}  # multiply-adds of a training, by its networks
 
@@ -60,6 +61,8 @@ def estimates(
 ) -> list[float]:
     """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
 
+    On cuda a run like nothing stored is priced by its operations at TERAFLOPS, see `basis`.
+
     device: "cpu" or "cuda", what they would be trained on. Only results from that kind count: the other may be a
     hundred times as fast or as slow. An estimator is always fitted on the CPU.
     The median seconds per epoch and training image of results with the same model, task and batch size, else with the
@@ -94,10 +97,19 @@ def estimates(
         if kind := next((kind for kind in same if kind in alike), None):
             return pace(kind) * images_seen(run)
         if not math.isnan(operations(run)):  # asked for last: it builds the network
-            return operations(run) / speed(run.task.name)
+            known = speed(run.task.name)
+            guess = TERAFLOPS * 1e12 / 2 if device.startswith("cuda") else math.nan
+            return operations(run) / (guess if math.isnan(known) else known)
         return pace(named) * images_seen(run) if named in alike else math.nan
 
     return [price(run) for run in runs]
+
+
+def basis(results: Iterable[Result], device: str) -> str:
+    """Return in words what `estimates` goes by."""
+    if device.startswith("cuda") and not any(result.device_kind == "cuda" for result in results):
+        return f"by operations at {TERAFLOPS:g} TFLOP/s, a guess (no run from a card is stored),"
+    return f"by stored runs on {device}"
 
 
 def _seconds(result: Result) -> float:

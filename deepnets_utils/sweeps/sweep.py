@@ -16,7 +16,7 @@ from deepnets_utils.runs.run import LOOP_VERSION, Result, Run, canonical
 from deepnets_utils.runs.sizes import images_seen
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.driver import IN_FLIGHT, Driver, TrainingFailed
-from deepnets_utils.sweeps.estimates import estimate
+from deepnets_utils.sweeps.estimates import basis, estimate
 from deepnets_utils.sweeps.workers import InProcess, take_workers
 from deepnets_utils.training.signals import TERMINATED, Terminated, handled, terminated
 
@@ -76,8 +76,10 @@ def sweep(
         workers = min(workers, len(missing))
         text = f"{new} of {len(unique)} runs to train on {device}, {workers} at a time"
         text += f", and {len(missing) - new} teachers whose weights are not here" if len(missing) > new else ""
-        seconds = estimate(missing, store.results(), device) / workers
+        known = list(store.results())
+        seconds = estimate(missing, known, device) / workers
         text += f", {_priced(missing, seconds, device, yes, f'{title}: {text}')}"
+        text += f" {basis(known, device)}".removesuffix(",") if device != "cpu" else ""
         with (
             Reporter(len(missing), title, text) as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,

@@ -15,6 +15,10 @@ import torch
 
 from deepnets_utils.data.loading import Images
 
+# A mode of torch.compile, "" for none. To be set where `python -m benchmarks.gpu` has measured that it wins: without a
+# measurement the default is what is simplest. (bfloat16 is a Run's own; channels_last was measured, see `batches`.)
+COMPILE = ""
+
 
 class Clock:
     """Wall and CPU seconds of this process since it was made, with those of earlier attempts added."""

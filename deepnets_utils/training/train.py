@@ -15,6 +15,7 @@ from deepnets_utils.data.tasks import Split, build_task
 from deepnets_utils.models import build_model
 from deepnets_utils.runs.files import move_aside
 from deepnets_utils.runs.run import Result, Run, joint_digest
+from deepnets_utils.training import machine
 from deepnets_utils.training.batches import Batches, StackedBatches
 from deepnets_utils.training.checkpoints import Progress, Saving, load_state, save_state
 from deepnets_utils.training.checks import check_parts, watched_splits
@@ -124,10 +125,11 @@ def _train(
             teacher_network, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
             identity += extra["teacher_weights_sha256"]  # a teacher that was trained again may have other weights
         networks = [make_network(of, place) for of in runs]
+        network = Stack(networks) if stacked else networks[0]
+        if machine.COMPILE:
+            network.compile(mode=machine.COMPILE)
         batches = (StackedBatches if stacked else Batches)(runs, teacher_network)
-        training = Training(
-            runs, task, Stack(networks) if stacked else networks[0], batches, [Progress.start(of.seed) for of in runs]
-        )
+        training = Training(runs, task, network, batches, [Progress.start(of.seed) for of in runs])
         saving = Saving(checkpoint, checkpoint_seconds, clock, identity)
         outcomes = train_network(training, on_device(training, splits, place), saving, on_epoch)
     extra |= {"replicas": len(runs)} if stacked else {}

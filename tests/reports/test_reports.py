@@ -494,7 +494,7 @@ def test_the_index_adds_up_what_is_missing(good) -> None:
     rows = [reporting.study_row(good.folder, "01_good") | {"study": name} for name in ("01_good", "02_other")]
     for row, seconds in zip(rows, (7000.0, 3800.0), strict=True):
         runs = {"total": 9, "missing": 2, "missing_seconds": seconds, "missing_unknown": 1, "trained": 0}
-        row["summary"] = row["summary"] | {"runs": runs | {"missing_on": "cuda"}}
+        row["summary"] = row["summary"] | {"runs": runs | {"missing_by": "by stored runs on cuda"}}
     page = html.index_page("quick", rows, [], notebooks=True)
     assert "4 of 18 runs are not there; by stored runs on cuda they take about 3.0 h one after another" in page
     assert "one after another, without 2 that nothing stored is like" in page

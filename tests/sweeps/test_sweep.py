@@ -21,7 +21,7 @@ from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps import driver as driver_module
 from deepnets_utils.sweeps import workers as workers_module
 from deepnets_utils.sweeps.driver import TrainingFailed
-from deepnets_utils.sweeps.estimates import estimate, estimates
+from deepnets_utils.sweeps.estimates import basis, estimate, estimates
 from deepnets_utils.sweeps.sweep import SweepTooLong, in_rounds, sweep
 
 
@@ -466,3 +466,13 @@ def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store
     assert estimates([sized(100, 3)], store.results())[0] == pytest.approx(10), "a diverged run took no whole training"
     store.put(result_of(sized(100, 1), wall_seconds=0.0))
     assert estimates([sized(100, 1, "other")], store.results(), operations=lambda run: 50.0)[0] == pytest.approx(0.001)
+
+
+def test_a_card_from_which_nothing_is_stored_is_priced_by_operations(store: Store) -> None:
+    store.put(result_of(make_run(0), wall_seconds=10.0))
+    known, other = list(store.results()), make_run(0, "other")
+    run = dataclasses.replace(other, learning_rate=0.1, epochs=1, batch_size=1)
+    assert estimates([run], known, "cuda", operations=lambda run: 1e13) == [pytest.approx(2.0)], "at 10 TFLOP/s"
+    assert math.isnan(estimates([run], [], "cpu", operations=lambda run: 1e13)[0])
+    assert basis(known, "cuda") == "by operations at 10 TFLOP/s, a guess (no run from a card is stored),"
+    assert basis(known, "cpu") == "by stored runs on cpu"

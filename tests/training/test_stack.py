@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from deepnets_utils.data import loading
 from deepnets_utils.data.augment import augmentation
@@ -27,11 +25,11 @@ from deepnets_utils.training.batches import Batches, StackedBatches
 from deepnets_utils.training.checkpoints import Progress
 from deepnets_utils.training.grouping import group_key, group_size
 from deepnets_utils.training.learning_rates import suggestion
-from deepnets_utils.training.loop import Training, evaluate, range_test, train_epoch, train_step
+from deepnets_utils.training.loop import Training, evaluate, range_test, train_epoch
 from deepnets_utils.training.machine import numerics
 from deepnets_utils.training.optimizers import make_optimizer
 from deepnets_utils.training.schedules import schedule
-from deepnets_utils.training.stack import Rows, Stack, gradient_norms, load_states, side_by_side, states
+from deepnets_utils.training.stack import Rows, Stack, load_states, side_by_side, states
 from deepnets_utils.training.train import make_network, train, train_group
 
 STEPS, LARGE = 50, ("VGG19", "GoogLeNet", "ResNet18")
@@ -442,39 +440,7 @@ def test_states_of_replicas_can_be_put_back() -> None:
     assert all(torch.equal(tensor, own[2][name]) for name, tensor in states(network)[0].items())
 
 
-# -- the device -------------------------------------------------------------------------------------
-
-
-class NothingLeavesTheDevice(TorchDispatchMode):
-    """Fails where a step would copy between host and device."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = function(*args, **kwargs or {})
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-        assert all(tensor.is_meta or tensor.dim() == 0 for tensor in tensors), function
-        moved = {tensor.device.type for tensor in tensors} if "copy" in function.name() else set()
-        assert len(moved) < 2, function
-        return result
-
-
-@pytest.mark.parametrize("case", MODELS_AND_RECIPES)
-@pytest.mark.parametrize("stacked", [True, False])
-def test_a_step_touches_nothing_but_its_device(case: str, stacked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in ("Adam", "SGD"):  # on the meta device none is fused
-        real = getattr(torch.optim, kind)
-        monkeypatch.setattr(torch.optim, kind, lambda *a, real=real, **of: real(*a, **of | {"fused": False}))
-    # The meta device has no numbers: what reads one, and so would wait for a GPU, fails there.
-    runs = runs_of(MODELS_AND_RECIPES[case])[: None if stacked else 1]
-    split, meta = splits_of(runs[0])["train"], torch.device("meta")
-    network = (Stack([build_model(run.model) for run in runs]) if stacked else build_model(runs[0].model)).to(meta)
-    optimizer = make_optimizer(runs[0], network, [1e-3] * len(runs))
-    shape = (len(runs), 4) if stacked else (4,)
-    x = torch.empty(*shape, *split.inputs.shape[1:], device=meta)
-    y = torch.empty(*shape, *split.targets.shape[1:], dtype=split.targets.dtype, device=meta)
-    learned = build_task(runs[0].task)
-    with NothingLeavesTheDevice():
-        train_step(runs[0], learned, network.train(), optimizer, x, y)
-        gradient_norms(network)
+# -- in a sweep ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("float64")
