@@ -471,8 +471,12 @@ def test_an_estimate_counts_training_images_and_says_what_it_does_not_know(store
 def test_a_card_from_which_nothing_is_stored_is_priced_by_operations(store: Store) -> None:
     store.put(result_of(make_run(0), wall_seconds=10.0))
     known, other = list(store.results()), make_run(0, "other")
+
+    def operations(run: Run) -> float:
+        return 1e13 if run.learning_rate else math.nan
+
     run = dataclasses.replace(other, learning_rate=0.1, epochs=1, batch_size=1)
-    assert estimates([run], known, "cuda", operations=lambda run: 1e13) == [pytest.approx(2.0)], "at 10 TFLOP/s"
-    assert math.isnan(estimates([run], [], "cpu", operations=lambda run: 1e13)[0])
+    assert estimates([run], known, "cuda", operations=operations) == [pytest.approx(2.0)], "at 10 TFLOP/s"
+    assert math.isnan(estimates([run], [], "cpu", operations=operations)[0])
     assert basis(known, "cuda") == "by operations at 10 TFLOP/s, a guess (no run from a card is stored),"
     assert basis(known, "cpu") == "by stored runs on cpu"
