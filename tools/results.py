@@ -33,8 +33,9 @@ def claims() -> str:
             lines.append([claim["study"][:2], statement, claim["profile"], claim["verdict"], *numbers])
     table = _table(["study", "claim (protocol)", "scale", "verdict", "comparisons", "effect", "95 %", "n"], lines)
     undecided, untried, few = (sum(claim["verdict"] == word for claim in found) for word in VERDICTS[4:])
-    others = f"{undecided} are undecided with the runs that there are, {untried} cannot be tried by runs so short"
-    return f"{table}\n\nOf the other verdicts {others}, {few} have too few runs."
+    others = f"{undecided} are undecided with the runs that there are, {few} have too few runs"
+    others += f", {untried} cannot be tried by runs so short" if untried else ""
+    return f"{table}\n\nOf the other verdicts {others}."
 
 
 def results() -> str:
@@ -96,7 +97,8 @@ def _cells(frame: pd.DataFrame) -> str:
     for cell in frame.to_dict("records"):
         interval = f"{_short(cell['low'])} to {_short(cell['high'])}" if cell["low"] else ""
         published, ours = _mean(cell["printed"], cell["published_spread"]), _mean(cell["ours"], cell["spread"])
-        lines.append([cell["row"], cell["column"], published, ours, interval, cell["n"], cell["verdict"]])
+        n = "" if cell["exact"] == "True" else cell["n"]  # nothing in it is random
+        lines.append([cell["row"], cell["column"], published, ours, interval, n, cell["verdict"]])
     return _table(["row", "column", "published", "ours", "95 % interval", "n", ""], lines)
 
 
@@ -114,32 +116,41 @@ def _short(number: str) -> str:
 
 TEXT = """# Results
 
-Written by `make results` from the overnight and the paper report, which show the records in `data/records/` and what is
-stored here. Each table has the command that makes its page.
+Written by `make results` from the overnight and the paper report, which show the records in `data/records/` and what
+is stored here. Each table has the command that makes its page.
 
 ## Claims that are decided, or lean
 
 By Welch's tests with Holm's correction over a study, under each protocol; in 01 nothing is random, and numbers are
 compared as they are. Each claim is judged at the largest scale that has the runs for it: *paper*, the documents' own,
-or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is made
-of: how many point the claimed way by their means, and how many of these are significant alone. "(ours)" are claims that
-no document makes.
+or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is
+made of: how many point the claimed way by their means, and how many of these are significant alone, by one-sided
+tests at 5 %. The interval is two-sided, of the difference of the two sides, or of their ratio where the effect says
+"times" and no seconds. "(ours)" are claims that no document makes. The claims of 07 are tried on other images than
+the asker's: they say whether the order shows there, and not what the asker saw.
+
+A protocol, in brackets, is a reading of a document. 02, 03: every run's learning rate found by a range test
+(`found_rate`), 0.001 in all (`default_rate`), or as printed (`printed_rate`). 04: the augmentation, drawn anew in
+every epoch (`every_epoch`), once (`extended`), or not at all (`none`). 05: what the text says (`as_published`), or
+its authors' code does (`as_coded`). 06: test images choose epoch and rate (`as_published`), or validation images do
+(`sound`). 07: the pair of classes. 01: constants from the test targets, or from the training targets.
 
 {claims}
 
 ## Every number published beside ours
 
-*Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin: the
-printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %). *Differs* is
-shown. *Wide*: the runs show neither. Losses and rates are compared as logarithms. Numbers of parameters and layers are
-counted apart. At another scale than the document's a cell has no word: there the order of the cells is compared, and
-sign and size of the differences between cells of one row or column.
+*Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin:
+the printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %).
+*Differs* is shown. *Wide*: the runs show neither. Losses and rates are compared as logarithms. Numbers of parameters
+and layers, and orders of magnitude, are counted apart. At another scale than the document's a cell has no word: there
+the order of the cells is compared, and sign and size of the differences between cells of one row or column.
 
 {results}
 ## How fast
 
-How many times less a run takes here than elsewhere (medians), on two CPU cores: the others use all cores for one run, a
-run of this package one, so that alone a large network is slower here, and what counts is one process a core.
+How many times less a run takes here than elsewhere, by the medians of all rounds, on two CPU cores; the last column
+has the ratio of each round. The others use all cores for one run, a run of this package one, so that alone a large
+network is slower here, and what counts is one process a core.
 
 {speeds}
 """

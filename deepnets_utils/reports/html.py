@@ -195,6 +195,9 @@ def align(text: str) -> str:
         for cell in table.find_all("td", string="NaN"):
             cell.string = ""
         rows = [row.find_all("td") for row in table.select("tbody tr")]
+        if not rows:
+            table.replace_with("None of these runs is stored yet.")
+            continue
         worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
         for label in table.select("tbody th"):
             if len(label.get_text()) <= SHORT:

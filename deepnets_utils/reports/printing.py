@@ -92,6 +92,8 @@ def resolution(n: int, claims: int) -> str:
     if n < 2 or not claims:
         return "Nothing can be tested yet: that takes two runs on each side."
     first, last = (smallest_significant(n, k) for k in (claims, 1))
+    if claims == 1:
+        return f"With {n} runs a side a difference must be about {last:.1f} standard deviations to be significant."
     return (
         f"With {n} runs a side a difference must be about {first:.1f} standard deviations to be significant at the "
         f"first step of the correction, and {last:.1f} at the last."
@@ -130,14 +132,14 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
     ratio, metric = line["scale"] == "ratio", line.get("metric", "")
     if metric.startswith("log10_"):
         ratio, number, left, right, low, high = True, *(10**value for value in (number, left, right, low, high))
-    sides = f"{left:.3g} against {right:.3g}"
-    text = f"{number:.3g} times ({sides})" if ratio else sides
+    sides = f"{short(left)} against {short(right)}"
+    text = f"{short(number)} times ({sides})" if ratio else sides
     if not ratio and metric.endswith(("accuracy", "error")):
         way = "higher" if number > 0 else "lower"
         text = f"{abs(number):.3g} points {way} ({sides} %)" if number else f"no difference ({sides} %)"
     elif not ratio and metric.endswith("seconds"):
         text = f"{left:.3g} s against {right:.3g} s, {left / right:.2g} times" if right else text
-    return text, "" if line["note"] == "exact" else interval(low, high, ".3g")
+    return text, "" if line["note"] == "exact" else interval(low, high, "")
 
 
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
@@ -214,12 +216,21 @@ def mean(values: Sequence[float], form: str = ".2f") -> str:
     return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
 
 
+def short(number: float) -> str:
+    """Return a number with three digits, a large one without an exponent."""
+    return f"{number:,.0f}" if 1_000 <= abs(number) < 1e7 else f"{number:.3g}"
+
+
 def interval(low: float | None, high: float | None, form: str = ".2f") -> str:
-    """Return "low to high", or the one end that is finite; "" of an interval that could not be computed."""
-    low, high = (end if end is not None and np.isfinite(end) else None for end in (low, high))
-    if low is None or high is None:
-        return f"at least {low:{form}}" if low is not None else f"at most {high:{form}}" if high is not None else ""
-    return f"{low:{form}} to {high:{form}}"
+    """Return "low to high", or the one end that is finite; "" of an interval that could not be computed.
+
+    form: of both numbers, "" for `short`.
+    """
+    known = (end if pd.notna(end) and np.isfinite(end) else None for end in (low, high))
+    ends = ["" if end is None else f"{end:{form}}" if form else short(end) for end in known]
+    if not all(ends):
+        return f"at least {ends[0]}" if ends[0] else f"at most {ends[1]}" if ends[1] else ""
+    return " to ".join(ends)
 
 
 def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepnets_utils.reports.parameters import LARGE
-from deepnets_utils.results import comparison
+from deepnets_utils.results import comparison, documents
 from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
@@ -80,13 +80,13 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
     """Return a table compared under one protocol as a summary holds it: file, counts of its cells' verdicts, lines.
 
     "cells" counts those of another scale, too, and "likeness" says in words how like these are to the printed ones.
-    Cells in which nothing is random, as numbers of parameters, are counted apart: "counted", in words.
+    Cells in which nothing is random, as numbers of parameters, are counted apart once they are there: "counted".
     """
     lines = frame.to_csv(index=False, float_format="%.10g").splitlines()
-    exact = frame["exact"] & frame["verdict"].ne("")
+    exact = frame["exact"] & ~frame["verdict"].isin(["", "missing"])
     about = {
         "file": f"tables/{source}_{name}.csv",
-        "title": f"{source}: {name}, {protocol}".removesuffix(", "),
+        "title": f"{source}: {documents.place(name)}, {protocol}".removesuffix(", "),
         "cells": int((frame["verdict"].ne("") & ~exact).sum()),
         "counted": f"{(exact & frame['verdict'].eq('same')).sum()} of {exact.sum()}" if exact.any() else "",
         "likeness": comparison.likeness(frame),
@@ -113,7 +113,8 @@ def runs(total: int, results: Collection[Result], missing_seconds: Collection[fl
 
 def counts(frame: pd.DataFrame) -> dict[str, int]:
     """Return how many cells have each of `comparison.WORDS`, without those in which nothing is random."""
-    return {word: int((frame["verdict"].eq(word) & ~frame["exact"]).sum()) for word in comparison.WORDS}
+    counted = frame["exact"] & frame["verdict"].ne("missing")
+    return {word: int((frame["verdict"].eq(word) & ~counted).sum()) for word in comparison.WORDS}
 
 
 def banners(summary: Mapping[str, Any]) -> list[str]:

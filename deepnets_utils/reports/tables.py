@@ -7,6 +7,7 @@ import pandas as pd
 
 from deepnets_utils.results.frames import factors_of
 from deepnets_utils.runs.files import write_text
+from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result
 
 SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
@@ -46,17 +47,19 @@ def write_tables(
 def costs(title: str, table: pd.DataFrame, missing_seconds: Mapping[str, float]) -> pd.DataFrame:
     """Return one row a cell: runs stored, missing and diverged, mean CPU and wall seconds a run, device.
 
-    missing_seconds: of every missing run by its digest, NaN where unknown; summed in the column of the same name, in
-    which NaN is a sum with an unknown part.
+    missing_seconds: of every missing run by its digest, NaN where unknown; their sum is the column "missing take", in
+    words.
     """
     lines = []
     by = [name for name in factors_of(table) if name not in SEEDS]
     for label, cell in table.groupby(by, sort=False, dropna=False) if by else [((), table)]:
         stored = cell[cell["status"] != "missing"]
         lacking = cell.loc[cell["status"] == "missing", "digest"]
-        line = {"sweep": title, "cell": ", ".join(map(str, label)), "n": len(stored), "missing": len(lacking)}
+        named = ", ".join(f"{name} {value}" for name, value in zip(by, label, strict=True))
+        line = {"sweep": title, "cell": named, "n": len(stored), "missing": len(lacking)}
         line["diverged"] = (stored["status"] == "diverged").sum()
         line |= {f"{name}_a_run": stored[name].mean() for name in ("cpu_seconds", "wall_seconds")}
-        line["missing_seconds"] = sum(missing_seconds.get(digest, 0.0) for digest in lacking)
+        seconds = sum(missing_seconds.get(digest, 0.0) for digest in lacking)
+        line["missing take"] = duration(seconds) if len(lacking) else ""
         lines.append(line | {"device": ", ".join(sorted(stored["device"].unique()))})
     return pd.DataFrame(lines)

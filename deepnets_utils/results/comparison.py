@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from deepnets_utils.results.documents import only, results
 from deepnets_utils.results.statistics import Summary, summary, welch
+from deepnets_utils.training.learning_rates import HIGHEST
 
 WORDS = ("same", "close", "wide", "differs", "too few runs", "missing")  # what `compare` says of a published cell,
 OTHER_SCALE = "other scale"  # and what of one whose runs are not the document's
@@ -33,7 +34,8 @@ def compare(
     other_scale: ours are of trainings that are larger or smaller than the document's.
     Columns: row, column, metric, protocol, printed (as the document has it), published, published_spread, published_n,
     ours (mean), spread, n (finished runs), low, high (95 % t interval of ours; of a loss or a rate, of the logarithm of
-    their mean), verdict, diverged (runs), exact.
+    their mean; cut off where nothing is possible: errors outside 0 to 100 %, rates above a range test's highest),
+    verdict, diverged (runs), exact.
 
     verdict: "" where nothing is published, "missing" where nothing ran, OTHER_SCALE of another scale, "too few runs"
     below two finished ones (unless exact) or where one did not reach its time. Else "same": ours rounds to the printed
@@ -59,6 +61,8 @@ def compare(
         low, high = _log_interval(ours) if metric.endswith(LOGARITHMIC) else (ours.low, ours.high)
         if metric.endswith(("error", "accuracy")):
             low, high = np.clip((low, high), 0, 100)
+        elif metric == "learning_rate":
+            low, high = np.clip((low, high), 0, HIGHEST)
         line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": low, "high": high}
         word = _verdict(ours, cell, exact, other_scale)
         lines.append(line | {"verdict": word, "diverged": ours.diverged, "exact": exact})
@@ -131,6 +135,8 @@ def _allowed(cell: pd.Series) -> tuple[str, Decimal, Decimal]:
     printed = Decimal(cell["printed"])
     if cell["note"] == "almost half":
         return cell["note"], Decimal("0.45"), Decimal("0.5")
+    if cell["note"] == "order of magnitude":
+        return f"of the order of {cell['value']:g}", printed, printed
     rounded = cell["note"].startswith("approximate")  # 5000000.0 is what was printed as 5M: 4.5 to 5.5 million
     half = Decimal(1).scaleb((printed.normalize() if rounded else printed).as_tuple().exponent) / 2
     return f"about {printed:,.0f}" if rounded else f"{cell['value']:.10g}", printed - half, printed + half

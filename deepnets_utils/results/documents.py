@@ -106,8 +106,12 @@ def in_words(reference: str) -> str:
     if ":" not in reference:
         return reference
     table, row, column = reference.split(":")
-    place = re.sub(r"^(figure|table)(\d)", lambda found: f"{found[1].capitalize()} {found[2]}", table)
-    return f"{row}, {column} ({place})"
+    return f"{row}, {column} ({place(table)})"
+
+
+def place(table: str) -> str:
+    """Return the name of a table as a reader has it: "table1" as "Table 1"."""
+    return re.sub(r"^(figure|table)(\d)", lambda found: f"{found[1].capitalize()} {found[2]}", table)
 
 
 def claims_table(ids: Sequence[str]) -> pd.DataFrame:
