@@ -104,15 +104,7 @@ def report(
         outcomes = _make_large(given, studies, hide_code)
     else:
         outcomes = _make([given + texts for texts in profiles], studies, hide_code)
-    for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
-        print(folder / "index.html")
-        if as_zip:
-            from deepnets_utils.reports.reporting import write_zip
-
-            print(write_zip(folder))
-    for outcome in outcomes:
-        if as_pdf and not outcome.error:
-            print(write_pdf(outcome.folder / f"{outcome.study}.html", browser))
+    _hand_out(outcomes, as_zip, browser)
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
 
 
@@ -310,6 +302,19 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
             missing = [run for run in missing if run.dataset != name]
     sweep(in_rounds(missing), store=store, yes=yes, title=values["profile"], **place)
     return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
+
+
+def _hand_out(outcomes: Sequence[Any], as_zip: bool, browser: str) -> None:
+    """Say where the pages are, pack them and, with a browser ("" for none), print each."""
+    from deepnets_utils.reports.reporting import write_zip
+
+    for folder in dict.fromkeys(outcome.folder for outcome in outcomes):
+        print(folder / "index.html")
+        if as_zip:
+            print(write_zip(folder))
+    for outcome in outcomes:
+        if browser and not outcome.error:
+            print(write_pdf(outcome.folder / f"{outcome.study}.html", browser))
 
 
 def _progress(file: Path, stored: Sequence[Result]) -> str:

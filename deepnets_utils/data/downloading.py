@@ -1,4 +1,8 @@
-"""How a data set gets to its place: unpacked from archives that lie there, or from where torchvision gets it."""
+"""How a data set gets to its place: unpacked from archives that lie there, or from where torchvision gets it.
+
+torchvision's own download begins again after an interruption, waits for ever for a server that is silent, and leaves
+half a file behind when it is killed; its addresses, checksums and unpacking are used here.
+"""
 
 import contextlib
 import gzip

@@ -3,7 +3,8 @@
 The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
 the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
 limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the profile
-says". A number without limits is from 0 to 1,000.
+says". A number without limits is from 0 to 1,000. papermill's own reader of this cell was tried: to import it takes
+five seconds, and it loses choices and limits.
 """
 
 import ast
@@ -165,35 +166,39 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
         lines = ast.parse(sources[0]).body
     except (SyntaxError, tokenize.TokenError) as error:
         raise ParameterError(f"{notebook.name}, parameters cell: {error}") from None
-    parameters = {}
-    for node in lines:
+    found = [
+        _parameter(node, comments.get(node.lineno, ""), f"{notebook.name}, parameters cell, line {node.lineno}")
+        for node in lines
+    ]
+    return {parameter.name: parameter for parameter in found}
+
+
+def _parameter(node: ast.stmt, comment: str, where: str) -> Parameter:
+    """Return the parameter that a line of the cell declares; raises ParameterError, with `where`, for another form."""
+    try:
+        name, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
+        TYPES[kind]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ParameterError(
+            f"{where}: write `name: type = literal  # help` with a type of {', '.join(TYPES)}"
+        ) from None
+    braces, said = re.match(r"(?:\{(.*?)\})?\s*(.*)", comment).groups()
+    choices, limits = (), None
+    if ".." in (braces or ""):
         try:
-            name, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
-            TYPES[kind]
-        except (AttributeError, KeyError, TypeError, ValueError):
+            low, high = map(float, braces.split(".."))
+            if kind in ("str", "bool"):
+                raise ValueError
+        except ValueError:
             raise ParameterError(
-                f"{notebook.name}, parameters cell, line {node.lineno}: write `name: type = literal  # help` "
-                f"with a type of {', '.join(TYPES)}"
+                f"{where}: limits are two numbers as in {{0..180}}, of int, float or list; it is {{{braces}}} of {kind}"
             ) from None
-        text = comments.get(node.lineno, "")
-        braces, said = re.match(r"(?:\{(.*?)\})?\s*(.*)", text).groups()
-        if ".." in (braces or ""):
-            try:
-                low, high = map(float, braces.split(".."))
-                if kind in ("str", "bool"):
-                    raise ValueError
-            except ValueError:
-                raise ParameterError(
-                    f"{notebook.name}, parameters cell, line {node.lineno}: limits are two numbers as in {{0..180}}, "
-                    f"of int, float or list; it is {{{braces}}} of {kind}"
-                ) from None
-            parameter = Parameter(name, kind, default, said, limits=(low, high))
-        else:
-            choices = tuple(choice.strip() for choice in braces.split(",")) if braces else ()
-            parameter = Parameter(name, kind, default, said, choices)
-        parameter.check(parameter.default)
-        parameters[parameter.name] = parameter
-    return parameters
+        limits = low, high
+    elif braces:
+        choices = tuple(choice.strip() for choice in braces.split(","))
+    parameter = Parameter(name, kind, default, said, choices, limits)
+    parameter.check(default)
+    return parameter
 
 
 def check_parameters(declared: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Means, spreads, intervals and tests of samples: one value a run, NaN of a diverged one.
 
-A value may be infinite: a time that the run did not reach.
+A value may be infinite: a time that the run did not reach. scipy's tests take no number without sampling error on one
+side, and it has no Holm: its distributions are used here.
 """
 
 import itertools

@@ -1,4 +1,8 @@
-"""Runs and Results: what to train and what came out, as plain values. Imports no torch."""
+"""Runs and Results: what to train and what came out, as plain values. Imports no torch.
+
+pydantic in place of `allowed` and `coerce` was tried: it refuses NumPy's integers where it is strict, gives a message for
+each branch of a union, which would have to be made one text, and doubles what `deepnets --help` imports.
+"""
 
 import dataclasses
 import functools

@@ -85,20 +85,25 @@ def sweep(
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)
-            alone = executor is None and workers == 1
-            here = [run for run in missing if run.local or alone]
-            elsewhere = [run for run in missing if not (run.local or alone)]
-            if here and not alone:
-                reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
-            if elsewhere:
-                taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
-                driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
-            driver.train(here, [InProcess()])
+            _drive(driver, missing, workers, executor)
         if driver.failures:
             text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
             raise TrainingFailed(text) from driver.failures[0][1]
         results |= driver.results
     return [results[run.digest] for run in runs]
+
+
+def _drive(driver: Driver, missing: list[Run], workers: int, executor: Executor | None) -> None:
+    """Train the missing runs where they can be trained: what a notebook defines in this process."""
+    alone = executor is None and workers == 1
+    here = [run for run in missing if run.local or alone]
+    elsewhere = [run for run in missing if not (run.local or alone)]
+    if here and not alone:
+        driver.reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
+    if elsewhere:
+        taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
+        driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
+    driver.train(here, [InProcess()])
 
 
 def _priced(runs: list[Run], seconds: float, device: str, yes: bool, what: str) -> str:
