@@ -1,4 +1,8 @@
-"""Pages that stand alone: a notebook, a profile's index and the list of profiles as HTML without scripts."""
+"""Pages that stand alone: a notebook, a profile's index and the list of profiles as HTML without scripts.
+
+A template folder of nbconvert's would fold code in two more files, where `highlighted` has two lines; pandas' Styler in
+place of `align` would need a call at every table of a notebook.
+"""
 
 import functools
 import importlib.metadata

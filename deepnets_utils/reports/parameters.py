@@ -4,7 +4,7 @@ The cell holds lines `name: type = literal  # help`, type one of str, int, float
 the start of the help in braces: `profile: str = "quick"  # {smoke, quick, paper} how large`, and so do a number's
 limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the profile
 says". A number without limits is from 0 to 1,000. papermill's own reader of this cell was tried: to import it takes
-five seconds, and it loses choices and limits.
+five seconds, and choices and limits would still have to be read from its help.
 """
 
 import ast
