@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.reports import figures, printing, prose, summaries
+from deepnets_utils.reports.exploring import Compared, Explorer
 from deepnets_utils.reports.parameters import (
     LARGE,
     PROFILES,
@@ -29,12 +30,13 @@ from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
 from deepnets_utils.results import comparison, frames, verdicts
 from deepnets_utils.results.comparison import OTHER_SCALE
-from deepnets_utils.results.documents import Claim
+from deepnets_utils.results.documents import Claim, place
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.files import write_whole
-from deepnets_utils.runs.run import Run
+from deepnets_utils.runs.progress import in_jupyter
+from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.estimates import basis, estimates
 from deepnets_utils.sweeps.lists import write_runs
@@ -75,6 +77,7 @@ class Study:
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
         self._tables: dict[tuple[str, str], dict[str, dict[str, pd.DataFrame]]] = {}
+        self._compared: list[Compared] = []
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
@@ -85,8 +88,8 @@ class Study:
 
         A setting is one value of all profiles, or a tuple of smoke's, quick's, overnight's and paper's.
         """
-        for place, profile in enumerate(PROFILES):
-            chosen = {name: of[place] if isinstance(of, tuple) else of for name, of in settings.items()}
+        for number, profile in enumerate(PROFILES):
+            chosen = {name: of[number] if isinstance(of, tuple) else of for name, of in settings.items()}
             self._settings[profile] = SimpleNamespace(**chosen)
         own = vars(self._settings[self.profile])
         self._settings["here"] = SimpleNamespace(**{name: self.parameters.get(name) or own[name] for name in own})
@@ -160,13 +163,18 @@ class Study:
         planned = frames.product(make, factors)
         ordered = in_rounds((run for _, run in planned), last_cell_first=True)
         self._runs |= {run.digest: run for run in ordered}
-        missing = sum(self.store.get(run) is None for run in ordered)
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
-        found = dict(zip(ordered, sweep(ordered, store=self.store, title=title, **options), strict=True))
-        self._trained += missing - list(found.values()).count(None)
+        found = dict(zip(ordered, self._results(ordered, title), strict=True))
         table = frames.tidy(planned, [found[run] for _, run in planned], factors)
         self._sweeps[title] = table
         return table
+
+    def _results(self, runs: Sequence[Run], title: str) -> list[Result | None]:
+        """Return the result of each run; train those that are missing."""
+        missing = sum(self.store.get(run) is None for run in runs)
+        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
+        found = sweep(runs, store=self.store, title=title, **options)
+        self._trained += missing - found.count(None)
+        return found
 
     def plan(self, make: Callable[..., Run | None], /, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the runs that a sweep would be of, without training: a row each, its factors and the `run`."""
@@ -176,6 +184,26 @@ class Study:
         """Return one row an epoch of the stored runs of a sweep's table, with these histories; see `frames.curves`."""
         results = {digest: self.store.get(self._runs[digest]) for digest in table["digest"].unique()}
         return frames.curves(table, {digest: result for digest, result in results.items() if result}, names)
+
+    def explore(self, table: pd.DataFrame, *names: str) -> Any:
+        """Return widgets that choose runs of a sweep's table and draw their histories (names); elsewhere a picture.
+
+        Above it stands what the document prints for these cells, where the table was compared before; what is not
+        stored can be trained from there.
+        """
+
+        def train(rows: pd.DataFrame) -> pd.DataFrame:
+            self._results([self._runs[digest] for digest in rows["digest"]], "explored")
+            results = [self.store.get(self._runs[digest]) for digest in table["digest"]]
+            return table.assign(status=["missing" if result is None else result.status for result in results])
+
+        compared = [] if self.banner else self._compared  # other images' numbers are not held against the document's
+        explorer = Explorer(table, names, self.curves, compared, train if self.train == "missing" else None)
+        if in_jupyter():
+            return explorer.widgets()
+        display(HTML(explorer.said()))
+        title = f"To be chosen in JupyterLab; here {names[0].replace('_', ' ')} of the first choice"
+        return self.figure(explorer.draw(), "explore", title, f"{names[0]} over epochs, a line a run")
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
@@ -214,6 +242,7 @@ class Study:
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
             self._tables.setdefault((source, name), {}).setdefault(protocol, {})[metric] = frame
+            self._compared.append(Compared(place(name), row, column, frame))
             self._keep(cells, name, metric, protocol)
             text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
             if self.banner and not exact:  # other images' numbers are not held against the document's
@@ -320,8 +349,8 @@ class Study:
         figures.plt.close(figure)
         for ending, picture in pictures.items():
             write_whole(file.with_suffix(f".{ending}"), lambda stream, picture=picture: stream.write(picture))
-        place = Path(os.path.relpath(file, self.folder)).as_posix()
-        self._figures[name] = {"file": place, "title": title, "alt": alt}
+        link = Path(os.path.relpath(file, self.folder)).as_posix()
+        self._figures[name] = {"file": link, "title": title, "alt": alt}
         return figures.embedded(pictures["png"], title, alt)
 
     def finish(self, later: int = 0) -> HTML:

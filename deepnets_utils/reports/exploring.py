@@ -1,0 +1,124 @@
+"""Curves of stored runs, chosen with widgets in JupyterLab; elsewhere a picture of the first choice."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+from deepnets_utils.reports import figures
+from deepnets_utils.reports.tables import SEEDS
+from deepnets_utils.results.frames import factors_of
+
+EVERY = "(all)"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table that was compared: its columns row and column hold the labels that `frame` (see `compare`) has."""
+
+    name: str
+    row: str
+    column: str
+    frame: pd.DataFrame
+
+
+class Explorer:
+    """Chooses runs by their factors and draws one of their histories; above it stands what is printed for them.
+
+    table: one row a run, as `Study.sweep` returns it. curves(table, name): one row an epoch of the stored ones. train:
+    trains the runs of these rows, and returns the table anew; None where nothing is to be trained.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        names: Sequence[str],
+        curves: Callable[[pd.DataFrame, str], pd.DataFrame],
+        compared: Sequence[Compared],
+        train: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    ) -> None:
+        self.table, self.curves, self.compared, self.train = table, curves, compared, train
+        factors = [name for name in factors_of(table) if table[name].nunique() > 1]
+        self.factors = {name: list(table[name].unique()) for name in factors}
+        open_factor = next((name for name in reversed(factors) if name not in SEEDS), "")
+        self.choice = {
+            name: EVERY if name in (*SEEDS, open_factor) else values[0] for name, values in self.factors.items()
+        }
+        self.name, self.names = names[0], names
+
+    def chosen(self) -> pd.DataFrame:
+        """Return the rows of the runs that are chosen."""
+        rows = pd.Series(True, self.table.index)
+        for name, value in self.choice.items():
+            rows &= True if isinstance(value, str) and value == EVERY else self.table[name] == value
+        return self.table[rows]
+
+    def draw(self) -> Figure:
+        """Return the figure of the chosen runs that are stored: a line a run, a colour a cell."""
+        chosen = self.chosen()
+        varied = [name for name in self.factors if name not in SEEDS and chosen[name].nunique() > 1]
+        long = self.curves(chosen, self.name)
+        cell = long[varied].astype(str).agg(", ".join, axis=1) if varied else "chosen"
+        long = long.assign(cell=cell, run=long.index).reset_index(drop=True)
+        look = dict(hue="cell", style="cell", units="run", estimator=None, height=4, aspect=1.8)
+        return figures.relplot(long, kind="line", x="epoch", y=self.name, **look)
+
+    def said(self) -> str:
+        """Return as HTML how many of the chosen runs are stored, and what is printed for their cells beside ours."""
+        chosen = self.chosen()
+        stored = chosen["status"].ne("missing").sum()
+        lines = [f"{stored} of {len(chosen)} chosen runs are stored."]
+        for of in self.compared:
+            if {of.row, of.column} <= set(chosen):
+                label = [of.row, of.column, *(["protocol"] if "protocol" in chosen else [])]
+                cells = chosen[label].drop_duplicates().set_axis(["row", "column", "protocol"][: len(label)], axis=1)
+                for cell in of.frame[of.frame["printed"].ne("")].merge(cells).itertuples():
+                    ours = f"{cell.ours:.4g} (n = {cell.n})" if cell.n else "(not run)"
+                    where = f"{of.name}, {cell.row}, {cell.column} {cell.protocol}".rstrip()
+                    lines.append(f"{where}: printed {cell.printed}, ours {ours}")
+        return "<br>".join(lines)
+
+    def widgets(self) -> widgets.Widget:
+        """Return the choices, the picture, which follows them, and a button that trains what is missing."""
+        picture = widgets.Output()
+        button = widgets.Button(description="Train what is missing", disabled=self.train is None)
+
+        def show(*_: Any) -> None:
+            picture.clear_output(wait=True)
+            with picture:
+                display(HTML(self.said()))
+                if self.chosen()["status"].ne("missing").any():
+                    figure = self.draw()
+                    display(figures.embedded(figures.rendered(figure, "png"), self.name, f"{self.name} over epochs"))
+                    figures.plt.close(figure)
+
+        def choose(name: str) -> Callable[[Mapping[str, Any]], None]:
+            def changed(change: Mapping[str, Any]) -> None:
+                if name:
+                    self.choice[name] = change["new"]
+                else:
+                    self.name = change["new"]
+                show()
+
+            return changed
+
+        def train(_: widgets.Button) -> None:
+            picture.clear_output()
+            with picture:
+                self.table = self.train(self.chosen())
+            show()
+
+        boxes = []
+        for name, values in self.factors.items():
+            options = [(str(value), value) for value in (EVERY, *values)]
+            boxes.append(widgets.Dropdown(options=options, value=self.choice[name], description=name))
+            boxes[-1].observe(choose(name), "value")
+        boxes.append(widgets.Dropdown(options=self.names, value=self.name, description="history"))
+        boxes[-1].observe(choose(""), "value")
+        button.on_click(train)
+        show()
+        return widgets.VBox([widgets.HBox(boxes, layout={"flex_flow": "row wrap"}), button, picture])
