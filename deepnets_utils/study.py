@@ -18,6 +18,7 @@ from deepnets_utils.reports.exploring import Compared, Explorer
 from deepnets_utils.reports.parameters import (
     LARGE,
     PROFILES,
+    TEMPLATE,
     check_parameters,
     injected,
     notebook_path,
@@ -48,16 +49,18 @@ class Study:
     """One execution of a notebook. Everything that it reports goes through this object.
 
     name: the notebook's name without ending. namespace: the notebook's `globals()`, from which the declared
-    parameters are taken. Raises ParameterError for an unknown name, a wrong type or an impossible value, before
-    anything is trained.
+    parameters are taken. In a script, or a notebook outside notebooks/, there is none: the parameters are those of
+    `deepnets new`, given by name, as in Study("scratch", profile="quick"). Raises ParameterError for an unknown name, a
+    wrong type or an impossible value, before anything is trained.
     """
 
-    def __init__(self, name: str, namespace: Mapping[str, Any]) -> None:
-        self.notebook = notebook_path(name)
+    def __init__(self, name: str, namespace: Mapping[str, Any] | None = None, **given: Any) -> None:
+        self.notebook = TEMPLATE if namespace is None else notebook_path(name)
         declared = read_parameters(self.notebook)
-        given = {key: namespace[key] for key in declared if key in namespace}
-        self.parameters = check_parameters(declared, given | injected(namespace, declared))
-        self.name, self.title = name, read_title(self.notebook)
+        if namespace is not None:
+            given = {key: namespace[key] for key in declared if key in namespace} | injected(namespace, declared)
+        self.parameters = check_parameters(declared, given)
+        self.name, self.title = name, name if namespace is None else read_title(self.notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
         workers = self.parameters["workers"] or int(self.profile == "smoke")

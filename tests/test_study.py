@@ -443,3 +443,19 @@ def test_a_sweep_begins_with_the_first_run_of_every_cell_and_of_these_with_the_l
     assert [(run.model.name, run.seed) for run in runs] == [("c", 0), ("b", 0), ("a", 0), ("c", 1), ("a", 1)]
     written_curves = pd.read_csv(output / f"reports/smoke/tables/{NAME}_curves.csv")
     assert list(written_curves) == ["digest", "epoch", "train_loss"] and len(written_curves) == 4
+
+
+def test_a_script_anywhere_has_a_study(output):
+    def run(seed: int) -> Run:
+        pairs = task("digit_pairs", train_size=20, test_size=20)
+        return Run(
+            dataset="digits_28", task=pairs, model=model("Net"), learning_rate=0.01, epochs=1, batch_size=10, seed=seed
+        )
+
+    study = Study("scratch", profile="smoke", workers=1)
+    assert list(study.sweep(run, "mine", seed=range(2))["status"]) == ["finished"] * 2
+    study.finish()
+    assert json.loads((output / "reports" / "smoke" / "scratch.json").read_text())["runs"]["trained"] == 2
+    for wrong in ({"profile": "large"}, {"sedes": 3}):
+        with pytest.raises(ParameterError, match=next(iter(wrong))):
+            Study("scratch", **wrong)

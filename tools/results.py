@@ -131,8 +131,8 @@ the asker's: they say whether the order shows there, and not what the asker saw.
 
 A protocol, in brackets, is a reading of a document. 02, 03: every run's learning rate found by a range test
 (`found_rate`), 0.001 in all (`default_rate`), or as printed (`printed_rate`). 04: the augmentation, drawn anew in
-every epoch (`every_epoch`), once (`extended`), or not at all (`none`). 05: what the text says (`as_published`), or
-its authors' code does (`as_coded`). 06: test images choose epoch and rate (`as_published`), or validation images do
+every epoch (`every_epoch`), once (`extended`), or not at all (`none`). 05: our reading of the text (`as_published`), or
+of its authors' code (`as_coded`). 06: test images choose epoch and rate (`as_published`), or validation images do
 (`sound`). 07: the pair of classes. 01: constants from the test targets, or from the training targets.
 
 {claims}
