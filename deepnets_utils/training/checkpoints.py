@@ -50,7 +50,8 @@ class Progress:
         """Keep a copy of the weights where the last epoch has the lowest validation error."""
         error = self.history["validation_error"][-1]
         if not self.best or error < self.best["error"]:
-            self.best = {"epoch": self.epoch, "error": error, "network": copy.deepcopy(weights)}
+            own = {name: tensor.clone() for name, tensor in weights.items()}  # a deep copy would be of all replicas'
+            self.best = {"epoch": self.epoch, "error": error, "network": own}
 
     def state(self) -> dict[str, Any]:
         """Return all of it as tensors and plain data."""

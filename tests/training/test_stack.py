@@ -433,6 +433,16 @@ def test_equal_rows_are_held_once() -> None:
         Rows([first, first[:3]], CPU)
 
 
+def test_the_best_weights_of_a_replica_are_a_copy_of_its_own_alone() -> None:
+    network, progress = Stack([build_model(model("notation", layers="4c-10fc")) for _ in range(3)]), Progress.start(0)
+    progress.record({"validation_error": 1.0})
+    progress.keep_best(states(network)[1])
+    kept = progress.best["network"]["weights"]
+    with torch.no_grad():
+        network.weights.zero_()
+    assert kept.any() and kept.untyped_storage().nbytes() == kept.numel() * kept.element_size()
+
+
 def test_states_of_replicas_can_be_put_back() -> None:
     network = Stack([build_model(model("notation", layers="4c-10fc")) for _ in range(3)])
     own = [{name: tensor.clone() for name, tensor in state.items()} for state in states(network)]
