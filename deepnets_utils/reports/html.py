@@ -5,6 +5,7 @@ place of `align` would need a call at every table of a notebook.
 """
 
 import functools
+import html
 import importlib.metadata
 import re
 import sys
@@ -126,6 +127,8 @@ def study_page(
         banners.append(f"Not on this page, for they lie elsewhere or are missing: {', '.join(addresses)}.")
         warnings.warn(banners[-1], stacklevel=2)
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
+    for figure in summary["figures"]:
+        content = _linked(content, figure)
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
     return _render(
@@ -138,6 +141,12 @@ def study_page(
         sections=[(Markup(anchor), Markup(title)) for anchor, title in SECTION.findall(content)],
         content=Markup(content),
     )
+
+
+def _linked(content: str, figure: Mapping[str, str]) -> str:
+    """Return a page on which a figure's picture leads to its file, in full size."""
+    picture = rf'<figure>(<img [^>]*alt="{re.escape(html.escape(figure["alt"]))}"[^>]*>)'
+    return re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
 
 
 def arranged(notebook: NotebookNode) -> NotebookNode:
