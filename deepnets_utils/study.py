@@ -89,8 +89,12 @@ class Study:
     def settings(self, **settings: Any) -> SimpleNamespace:
         """Return this profile's settings; a parameter of the same name that is not 0 or "" or [] replaces one.
 
-        A setting is one value of all profiles, or a tuple of smoke's, quick's, overnight's and paper's.
+        A setting is one value of all profiles, or a tuple of smoke's, quick's, overnight's and paper's; ValueError for
+        another number of them.
         """
+        for name, of in settings.items():
+            if isinstance(of, tuple) and len(of) != len(PROFILES):
+                raise ValueError(f"setting {name} has {len(of)} values; it takes one, or one each of {PROFILES}")
         for number, profile in enumerate(PROFILES):
             chosen = {name: of[number] if isinstance(of, tuple) else of for name, of in settings.items()}
             self._settings[profile] = SimpleNamespace(**chosen)
@@ -188,8 +192,8 @@ class Study:
         results = {digest: self.store.get(self._runs[digest]) for digest in table["digest"].unique()}
         return frames.curves(table, {digest: result for digest, result in results.items() if result}, names)
 
-    def explore(self, table: pd.DataFrame, *names: str) -> Any:
-        """Return widgets that choose runs of a sweep's table and draw their histories (names); elsewhere a picture.
+    def explore(self, table: pd.DataFrame, name: str, *names: str) -> Any:
+        """Return widgets that choose runs of a sweep's table and draw their histories (by name); elsewhere a picture.
 
         Above it stands what the document prints for these cells, where the table was compared before; what is not
         stored can be trained from there.
@@ -201,12 +205,13 @@ class Study:
             return table.assign(status=["missing" if result is None else result.status for result in results])
 
         compared = [] if self.banner else self._compared  # other images' numbers are not held against the document's
-        explorer = Explorer(table, names, self.curves, compared, train if self.train == "missing" else None)
+        explorer = Explorer(table, [name, *names], self.curves, compared, train if self.train == "missing" else None)
         if in_jupyter():
             return explorer.widgets()
         display(HTML(explorer.said()))
-        title = f"To be chosen in JupyterLab; here {names[0].replace('_', ' ')} of the first choice"
-        return self.figure(explorer.draw(), "explore", title, f"{names[0]} over epochs, a line a run")
+        first = ", ".join(f"{factor} {value}" for factor, value in explorer.choice.items())
+        title = f"To be chosen in JupyterLab; here {name.replace('_', ' ')} of {first or 'all runs'}"
+        return self.figure(explorer.draw(), "explore", title, f"{name} over epochs, a line a run")
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
@@ -342,8 +347,9 @@ class Study:
     def figure(self, figure: Any, name: str, title: str, alt: str) -> Any:
         """Save a figure as PNG and SVG, close it, and return it for display with caption and alternative text.
 
-        A figure in which nothing is drawn is a text that says so.
+        figure: matplotlib's, or a grid of seaborn's. A figure in which nothing is drawn is a text that says so.
         """
+        figure = getattr(figure, "figure", figure)
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")

@@ -202,7 +202,7 @@ def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     assert len(table) == 32
     summary = json.loads((output / f"reports/paper/{NAME}.json").read_text())
     counts = {each["title"]: (each["cells"], each["differs"], each["missing"]) for each in summary["tables"]}
-    assert counts == {f"siamese: table1, as_{word}": (16, 0, 12) for word in ("coded", "published")}
+    assert counts == {f"siamese: Table 1, as_{word}": (16, 0, 12) for word in ("coded", "published")}
     assert set(pd.read_csv(output / "reports/paper/tables/claims.csv")["id"]) == set(
         ["siamese.aux_lowers", "siamese.resnet_above_lenet"]
     )
@@ -239,7 +239,7 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     made.finish()
     summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
     assert summary["scale"] == "Another scale than the document's (in brackets): epochs 12 (30)."
-    table = next(table for table in summary["tables"] if "table1" in table["title"])
+    table = next(table for table in summary["tables"] if "Table 1" in table["title"])
     assert (table["cells"], table["same"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
     assert table["likeness"].startswith("test error: 1 of 1 printed differences")
     paper = study(profile="paper")
@@ -410,7 +410,7 @@ def test_missing_runs_say_what_they_would_cost(output):
     assert list(runs["sweep"]) == ["all"] * 3 and list(runs["digest"]) == list(table["digest"])
     assert runs["cpu_seconds"].tolist() == pytest.approx([20, np.nan, np.nan], nan_ok=True) and "test_mse" not in runs
     cells = [[cell.text for cell in row.select("td")] for row in BeautifulSoup(shown, "html.parser").select("tbody tr")]
-    assert [cell[1:5] for cell in cells] == [["a", "1", "1", "0"], ["b", "0", "1", "0"]]
+    assert [cell[1:5] for cell in cells] == [["name a", "1", "1", "0"], ["name b", "0", "1", "0"]]
     counts = json.loads((output / f"reports/smoke/{NAME}.json").read_text())["runs"]
     assert counts["missing_seconds"] == pytest.approx(20) and counts["missing_unknown"] == 1
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepnets_utils.models.registry import build_model
 from deepnets_utils.runs.run import Run, Spec
-from deepnets_utils.runs.sizes import images_seen
+from deepnets_utils.runs.sizes import images_seen, input_shape
 
 
 @cache
@@ -36,16 +36,19 @@ def multiply_adds(network: nn.Module, input_shape: tuple[int, ...]) -> int:
 def training_operations(run: Run) -> float:
     """Return the multiply-adds of a training: three passes of the network an image, one of its teacher.
 
-    NaN for an estimator, and for a network that does not take images of `cost`'s shape.
+    NaN for an estimator, and for a network that does not take such images.
     """
     if run.learning_rate is None:
         return math.nan
-    return (3 * _once(run.model) + (_once(run.teacher.model) if run.teacher else 0)) * images_seen(run)
+    shape = input_shape(run)
+    once = 3 * _once(run.model, shape) + (_once(run.teacher.model, shape) if run.teacher else 0)
+    return once * images_seen(run)
 
 
 @cache
-def _once(model: Spec) -> float:
+def _once(model: Spec, shape: tuple[int, int, int]) -> float:
     try:
-        return float(cost(model)[1])
+        with torch.device("meta"):
+            return float(multiply_adds(build_model(model), shape))
     except Exception:  # a notebook's own network raises what it likes, and a page must not fail for a price
         return math.nan

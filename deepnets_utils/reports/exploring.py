@@ -62,10 +62,14 @@ class Explorer:
         chosen = self.chosen()
         varied = [name for name in self.factors if name not in SEEDS and chosen[name].nunique() > 1]
         long = self.curves(chosen, self.name)
-        cell = long[varied].astype(str).agg(", ".join, axis=1) if varied else "chosen"
+        named = [name + " " + long[name].astype(str) for name in varied]
+        cell = pd.concat(named, axis=1).agg(", ".join, axis=1) if named else "chosen"
         long = long.assign(cell=cell, run=long.index).reset_index(drop=True)
         look = dict(hue="cell", style="cell", units="run", estimator=None, height=4, aspect=1.8)
-        return figures.relplot(long, kind="line", x="epoch", y=self.name, **look)
+        figure = figures.relplot(long, kind="line", x="epoch", y=self.name, **look)
+        if len(long) and long[self.name].min() > 0:  # a run that fails would press the others flat
+            figures.plt.setp(figure.axes, yscale="log")
+        return figure
 
     def said(self) -> str:
         """Return as HTML how many of the chosen runs are stored, and what is printed for their cells beside ours."""

@@ -79,7 +79,8 @@ class PageExporter(HTMLExporter):
     def highlighted(self, source: str, metadata: Mapping[str, Any]) -> str:
         """Return a cell's code in colours, folded, so that results stand below the text."""
         code, lines = Highlight2HTML(pygments_lexer="ipython3", parent=self)(source), source.count("\n") + 1
-        return f'<details class="code"><summary>{lines} lines of code</summary>{code}</details>'
+        words = f"{lines} lines of code" if lines > 1 else "a line of code"
+        return f'<details class="code"><summary>{words}</summary>{code}</details>'
 
     def from_notebook_node(self, *args: Any, **settings: Any) -> tuple[str, dict[str, Any]]:
         """Return the cells as HTML, and nbconvert's resources."""
@@ -166,6 +167,8 @@ def arranged(notebook: NotebookNode) -> NotebookNode:
         else:
             place = first if tags & {"findings", "lead"} else last if tags & {"parameters", "settings"} else middle
             place.append(cell)
+            if "lead" in tags:
+                middle.append(new_markdown_cell("*The figure of this section stands at the top of the page.*"))
     first.sort(key=lambda cell: "lead" in cell["metadata"]["tags"])
     heading = [new_markdown_cell("## Parameters and settings")] if last else []
     return NotebookNode(notebook, cells=[*title, *first, *middle, *heading, *last])

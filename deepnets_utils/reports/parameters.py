@@ -197,7 +197,10 @@ def _parameter(node: ast.stmt, comment: str, where: str) -> Parameter:
     elif braces:
         choices = tuple(choice.strip() for choice in braces.split(","))
     parameter = Parameter(name, kind, default, said, choices, limits)
-    parameter.check(default)
+    try:
+        parameter.check(default)
+    except ParameterError as error:
+        raise ParameterError(f"{where}, its default: {error}") from None
     return parameter
 
 

@@ -145,7 +145,7 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
 def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
     """Return findings (name, what the document does, what changes) as a table of texts, whatever shows it."""
     left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
-    table = pd.DataFrame(findings, columns=["point", "what we would change", "what changes without it"])
+    table = pd.DataFrame(findings, columns=["point", "in the document", "what changes without it"])
     styled = table.style.format(escape="html").hide().set_properties(**left)
     return styled.set_table_styles([{"selector": "th", "props": list(left.items())}])
 

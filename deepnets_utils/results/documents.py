@@ -18,6 +18,7 @@ class Bound(NamedTuple):
     offset: float
 
 
+_REFERENCE = re.compile(r"[^:]+:[^:]+:[^:]+|-?\d+(\.\d+)?(e-?\d+)?")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _TOLERANT = ("equal", "not_less", "not_greater")
 _MARGINS = (
@@ -64,6 +65,11 @@ class Claim:
         if not self.margin and self.kind in ("not_less", "not_greater"):
             in_percent = self.metric.endswith(("error", "accuracy"))
             object.__setattr__(self, "margin", "2 percentage points" if in_percent else "a factor of 2")
+        for pair in self.pairs:
+            if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(_REFERENCE.fullmatch, pair)):
+                raise ValueError(
+                    f"{self.id}: pairs are of two texts, each a cell 'table:row:column' or a number, not {pair!r}"
+                )
         _ = self.bounds  # a claim that cannot be judged fails when it is made
 
     @property

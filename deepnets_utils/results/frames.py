@@ -5,6 +5,7 @@ Status is "finished", "diverged" or "missing"; metrics of the last two are NaN, 
 diverged run found.
 """
 
+import difflib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -80,6 +81,9 @@ def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[s
     """
     if not table.index.is_unique:
         raise ValueError("each run needs an index of its own: give pd.concat ignore_index=True")
+    known = {name for result in results.values() for name in result.history}
+    if known and (unknown := set(names) - known - set(factors_of(table))):
+        raise ValueError(f"no history is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     parts = []
     for place, digest in table["digest"].items():
         if (result := results.get(digest)) is not None:
@@ -114,6 +118,8 @@ def reached(curves: pd.DataFrame, on: str, level: float) -> pd.Series:
 
 def values(table: pd.DataFrame, metric: str, **labels: Any) -> np.ndarray:
     """Return a column's values of the stored runs with these labels, float [runs]; NaN of a diverged run."""
+    if metric not in table:
+        raise ValueError(f"no column is called {metric!r}; there are {', '.join(map(str, table.columns))}")
     chosen = table["status"] != "missing"
     for name, label in labels.items():
         chosen &= table[name] == label
@@ -143,6 +149,9 @@ def by_label(
     column "protocol" have the one protocol "". Raises ValueError where row or column is a column of numbers.
     """
     constant = {name: name for name in (row, column) if name not in table}
+    for name in constant:
+        if near := difflib.get_close_matches(name, map(str, table.columns), 1, cutoff=0.8):
+            raise ValueError(f"no column is called {name!r}; did you mean {near[0]!r}?")
     if numbers := [name for name in (row, column) if name in table and is_float_dtype(table[name])]:
         raise ValueError(f"{numbers[0]!r} is a column of numbers; row and column are those of the printed labels")
     found: dict[str, dict[tuple[str, str], np.ndarray | float]] = {}
@@ -151,6 +160,6 @@ def by_label(
         of_protocol = found.setdefault(protocol, {})
         if not exact:
             of_protocol[tuple(label)] = cell
-        elif len(cell):
-            of_protocol[tuple(label)] = float(cell[0])
+        else:
+            of_protocol[tuple(label)] = float(cell[0]) if len(cell) else cell
     return found

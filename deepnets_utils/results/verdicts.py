@@ -276,6 +276,14 @@ def of_claims(
     asked = {claim.id: claim for claim in found}
     if unknown := untried.keys() - asked.keys():
         raise ValueError(f"untried claims are among those that are judged, {', '.join(asked)}; not {unknown}")
+    for claim in (claim for claim in claims if isinstance(claim, Claim)):
+        kept = {ref for (_, metric), cells in values.items() if metric == claim.metric for ref in cells}
+        lost = sorted({ref for pair in claim.pairs for ref in pair if ":" in ref} - kept)
+        if lost:
+            raise ValueError(
+                f"{claim.id}: no cells {', '.join(lost)} of metric {claim.metric!r} were kept before; kept of it are: "
+                f"{', '.join(sorted(kept)) or 'none'} (see Study.keep)"
+            )
     questions = []
     for id, claim in asked.items():
         kept = {protocol: values.get((protocol, claim.metric), {}) for protocol in protocols}

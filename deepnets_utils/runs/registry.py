@@ -33,8 +33,12 @@ class Registry:
         ValueError when a name of the package is taken, or where there is no source.
         """
 
+        if callable(version):
+            raise ValueError(f"write @register_{self.kind}() with brackets")
+
         def decorate(factory: Callable) -> Callable:
             key = name or factory.__name__
+            _check_signature(factory, f"{self.kind} {key!r}")
             # Not the factory's own source: what it calls stands in the same cell, and Python finds no source of
             # a class that a notebook defines.
             tag = _source_tag(inspect.currentframe().f_back) if version is None else version
@@ -99,6 +103,14 @@ def _source_tag(caller: types.FrameType) -> str:
     if not source:
         raise ValueError(f"there is no source of {file}: define it in a notebook's cell or a file")
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+def _check_signature(factory: Callable, what: str) -> None:
+    for key, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise ValueError(f"{what}: its options stand behind a *, as in def f(*, {key}: int = 1); {key!r} does not")
+        if inspect.Parameter.empty in (parameter.annotation, parameter.default):
+            raise ValueError(f"{what}: option {key!r} needs a type and a default, as in {key}: int = 1")
 
 
 @functools.cache

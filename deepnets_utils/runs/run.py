@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -281,10 +281,10 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def joint_digest(runs: Sequence[Run]) -> str:
-    """Return the digest of one run, or one of several in this order."""
-    digests = "".join(run.digest for run in runs)
-    return digests if len(runs) == 1 else hashlib.sha256(digests.encode()).hexdigest()[:16]
+def joint_digest(runs: Iterable[Run]) -> str:
+    """Return the digest of runs that train as one network, in whatever order; of a single one another than its own."""
+    digests = ",".join(sorted(run.digest for run in runs))
+    return f"stack-{hashlib.sha256(digests.encode()).hexdigest()[:16]}"
 
 
 def checksum(record: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.files import locked, move_aside, warn, write_whole
 from deepnets_utils.runs.run import Result, Run, canonical, joint_digest
 
-PART_SECONDS = 3600.0
+PART_SECONDS, STACK_SECONDS = 3600.0, 30 * 86_400.0
 CHECKSUM = b'{"checksum":"%b",'
 
 
@@ -76,14 +76,22 @@ class Store:
         claim.release()
 
     def remove_parts(self) -> None:
-        """Remove what killed processes left half written: parts of files that nobody has touched for an hour."""
-        for part in self.folder.glob("*/.*.partial"):
-            with contextlib.suppress(FileNotFoundError):  # another process may have done so
-                if time.time() - part.stat().st_mtime > PART_SECONDS:
-                    part.unlink()
+        """Remove what nobody has touched for long: files that a killed process left half written, stacks' checkpoints.
 
-    def checkpoint(self, *runs: Run) -> Path:
-        """Return where the checkpoint of a run, or of several that train as one network, lies while unfinished."""
+        Such a checkpoint is of these very runs together; once some of them are stored elsewhere nobody goes on with it.
+        """
+        for pattern, seconds in (("*/.*.partial", PART_SECONDS), ("checkpoints/stack-*.pt", STACK_SECONDS)):
+            for part in self.folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # another process may have done so
+                    if time.time() - part.stat().st_mtime > seconds:
+                        part.unlink()
+
+    def checkpoint(self, run: Run) -> Path:
+        """Return where the run's checkpoint lies while it is unfinished."""
+        return self.folder / "checkpoints" / f"{run.digest}.pt"
+
+    def stack_checkpoint(self, runs: Iterable[Run]) -> Path:
+        """Return where the checkpoint of runs that train as one network lies while they are unfinished."""
         return self.folder / "checkpoints" / f"{joint_digest(runs)}.pt"
 
     def weights(self, run: Run) -> Path:

@@ -104,7 +104,7 @@ class Driver:
                 continue
             executor = self._free.pop()
             claim = Path(self._claims[group[0].digest].lock_file)
-            what = self.trainer, group, together, self.device, claim, self._files(group)
+            what = self.trainer, group, together, self.device, claim, self._files(group, together)
             future = executor.submit(call_group, versions(), *what)
             self._flying[future] = (together, group), executor
         self._queue.extendleft(reversed(students))
@@ -136,8 +136,6 @@ class Driver:
             broken = CancelledError(LOST) if future.cancelled() else future.exception()
             if isinstance(broken, UnfitWorker | CancelledError) and not isinstance(executor, HERE):
                 raise TrainingFailed(str(broken)) from broken  # it would fail, and take, all that is left
-            if together and not isinstance(broken, Terminated):
-                self.store.checkpoint(*group).unlink(missing_ok=True)
             if isinstance(broken, Terminated) or (broken is not None and together):
                 for run in group:
                     self._claims.pop(run.digest).release()
@@ -149,6 +147,8 @@ class Driver:
                     self._finish(run, result)
                 else:
                     self._fail(run, error)
+            if together:
+                self.store.stack_checkpoint(group).unlink(missing_ok=True)
 
     def _finish(self, run: Run, result: Result) -> None:
         self.results[run.digest] = result
@@ -167,10 +167,12 @@ class Driver:
                 return
             error = RuntimeError(f"its worker died {ATTEMPTS} times (out of memory?)")
         self.unfinished.discard(run.digest)  # its students say that they have no teacher
+        traceback.clear_frames(error.__traceback__)  # they hold its network and data, on the device, too
         self.failures.append((run, error))
 
     def _smaller(self, group: list[Run], error: BaseException) -> list[Part]:
         """Return what is tried in place of runs that failed as one network: two halves, or the plain loop of each."""
+        self.store.stack_checkpoint(group).unlink(missing_ok=True)  # of no use to what follows
         half = len(group) // 2
         short = isinstance(error, BrokenProcessPool) or NO_MEMORY.search("".join(traceback.format_exception(error)))
         how = "in two halves" if short and half else "by the plain loop"
@@ -187,8 +189,9 @@ class Driver:
         lost = run.digest in self.teachers and not self.store.has_weights(run)
         return None if lost else self.store.get(run)
 
-    def _files(self, group: list[Run]) -> dict[str, Path]:
-        run, files = group[0], {"checkpoint": self.store.checkpoint(*group)}
+    def _files(self, group: list[Run], together: bool) -> dict[str, Path]:
+        run = group[0]
+        files = {"checkpoint": self.store.stack_checkpoint(group) if together else self.store.checkpoint(run)}
         if run.digest in self.teachers:
             files["weights"] = self.store.weights(run)
         if run.teacher is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.files import write_text
 from deepnets_utils.runs.run import Result, Run, canonical
-from deepnets_utils.runs.sizes import images_seen
+from deepnets_utils.runs.sizes import images_seen, input_shape
 
 SAMPLE = 2000  # stored results that an estimate looks at
 TERAFLOPS = 10.0  # sustained, of a card from which nothing is stored: a guess, and said to be one
@@ -38,7 +38,7 @@ def counted(run: Run) -> float:
     if run.learning_rate is None:
         return math.nan
     file = paths.output_root() / "runs" / "operations.json"
-    networks = canonical([run.model.to_json(), run.teacher and run.teacher.model.to_json()])
+    networks = canonical([run.model.to_json(), run.teacher and run.teacher.model.to_json(), input_shape(run)])
     if networks not in _an_image:
         with contextlib.suppress(OSError, ValueError, TypeError):  # there is none yet, or it is damaged
             _an_image.update(json.loads(file.read_text()))
@@ -107,8 +107,11 @@ def estimates(
 
 def basis(results: Iterable[Result], device: str) -> str:
     """Return in words what `estimates` goes by."""
-    if device.startswith("cuda") and not any(result.device_kind == "cuda" for result in results):
+    known = [result for result in results if result.device_kind == "cuda" and result.status == "finished"]
+    if device.startswith("cuda") and not known:
         return f"by operations at {TERAFLOPS:g} TFLOP/s, a guess (no run from a card is stored),"
+    if device.startswith("cuda"):
+        return f"by stored runs on {device}, and of other tasks by operations at {TERAFLOPS:g} TFLOP/s, a guess,"
     return f"by stored runs on {device}"
 
 

@@ -44,8 +44,7 @@ def sweep(
     """Return the Result of each run, in order; train those that are not stored.
 
     train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine,
-    from 1; with 1, and for models that a notebook defines, the training is in this process. A script that uses more
-    guards its call by `if __name__ == "__main__":`, for each process imports the script.
+    from 1; with 1, and for models that a notebook defines, the training is in this process.
     executor: any concurrent.futures Executor, in place of processes; `workers` is then how many runs it trains at a
     time, for the estimate. Where it shares the store's folder there are checkpoints; teachers and students need that.
     trainer: "module:function", called as function(run, device=..., checkpoint=...) where the training is, of a teacher
@@ -87,7 +86,11 @@ def sweep(
             driver = Driver(store, trainer, device, reporter, stop, teachers)
             _drive(driver, missing, workers, executor)
         if driver.failures:
-            text = "\n".join(f"{run}: {type(error).__name__}: {error}" for run, error in driver.failures)
+            said: dict[str, list[Run]] = {}
+            for run, error in driver.failures:
+                said.setdefault(f"{type(error).__name__}: {error}", []).append(run)
+            more = {text: f" (and {len(runs) - 1} more runs)" if len(runs) > 1 else "" for text, runs in said.items()}
+            text = "\n".join(f"{runs[0]}{more[text]}: {text}" for text, runs in said.items())
             raise TrainingFailed(text) from driver.failures[0][1]
         results |= driver.results
     return [results[run.digest] for run in runs]

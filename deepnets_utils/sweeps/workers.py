@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -126,12 +127,13 @@ class WorkerProcess(Executor):
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_with, initargs=(reader,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        try:
-            return self._pool.submit(call, *args, **kwargs)
-        except BrokenProcessPool:
-            self.shutdown()
-            self._start()
-            return self._pool.submit(call, *args, **kwargs)
+        with _no_main_file():
+            try:
+                return self._pool.submit(call, *args, **kwargs)
+            except BrokenProcessPool:
+                self.shutdown()
+                self._start()
+                return self._pool.submit(call, *args, **kwargs)
 
     def terminate(self) -> None:
         """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
@@ -142,6 +144,21 @@ class WorkerProcess(Executor):
         """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
         self._lifeline.close()
         self._pool.shutdown(wait=wait, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_main_file() -> Iterator[None]:
+    """Have a process that is spawned now not run this one's script again, which would start its sweep once more.
+
+    What a worker is sent stands in modules: models of a notebook or script train in the process that defines them.
+    """
+    main = sys.modules["__main__"]
+    before = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__dict__.update(dict.fromkeys(before))
+    try:
+        yield
+    finally:
+        main.__dict__.update(before)
 
 
 _idle: list[WorkerProcess] = []

@@ -25,6 +25,8 @@ def check_parts(run: Run, task: Task, splits: dict[str, Split]) -> None:
     _check_teacher(run, task)
     if run.keep_best and ("validation" not in splits or "error" not in task.measures):
         raise ValueError("keep_best needs a task with a validation split and an error")
+    if run.augmentation and splits["train"].inputs.dtype != torch.uint8:
+        raise ValueError(f"an augmentation changes images, and the inputs of {run.task.name} are numbers made of them")
     on = build_schedule(run.schedule).on if run.schedule else ""
     measured = [f"{name}_{measure}" for name in watched_splits(run, splits) for measure in task.measures]
     if on and on not in measured:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from deepnets_utils.data.randomness import generator
 from deepnets_utils.data.tasks import Split, Task
 from deepnets_utils.runs.run import Run
+from deepnets_utils.training import machine
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress
 from deepnets_utils.training.learning_rates import LOWEST, STEPS, tested_rates
@@ -119,7 +121,8 @@ def evaluate(training: Training, split: Split, name: str) -> list[dict[str, Any]
     number of bfloat16.
     """
     network = training.network.train(training.run.evaluation_mode == "train")
-    passed = [(network(x), y) for x, y in training.batches.in_order(split)]
+    kept = torch.clone if machine.COMPILE else lambda part: part  # the next call writes over a captured graph's outputs
+    passed = [(tree_map(kept, network(x)), y) for x, y in training.batches.in_order(split)]
     outputs, targets = (joined(network, part) for part in zip(*passed, strict=True))
     return [measured(training.task, *own, name) for own in zip(outputs, targets, strict=True)]
 

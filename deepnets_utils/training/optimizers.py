@@ -51,7 +51,9 @@ def make_optimizer(run: Run, network: nn.Module, rates: Sequence[float]) -> Opti
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
     """Set the learning rate of each run."""
-    if isinstance(optimizer, StackOptimizer):
+    if isinstance(optimizer, StackOptimizer) and len(set(rates)) == 1:
+        optimizer.rates.fill_(rates[0])  # waits for nothing, and a range test does it at each step
+    elif isinstance(optimizer, StackOptimizer):
         optimizer.rates.copy_(torch.tensor(rates, dtype=torch.float64)[:, None])
     else:
         optimizer.param_groups[0]["lr"] = rates[0]

@@ -71,10 +71,14 @@ def gradient_norms(network: nn.Module) -> Tensor:
 
 
 def joined(network: nn.Module, parts: Sequence[Any]) -> list[Any]:
-    """Return each replica's outputs (or targets) of a split from those of its batches, in order."""
+    """Return each replica's outputs (or targets) of a split from those of its batches, in order.
+
+    Those of a stack are on the CPU: what is measured of each would wait for the device one by one.
+    """
     dim, first = int(isinstance(network, Stack)), parts[0]
     tuples = isinstance(first, tuple)
     whole = [torch.cat(part, dim) for part in zip(*parts, strict=True)] if tuples else [torch.cat(parts, dim)]
+    whole = [part.cpu() for part in whole] if dim else whole
     replicas = zip(*(part.unbind(0) for part in whole), strict=True) if dim else [whole]
     return [type(first)(*own) if tuples else own[0] for own in replicas]
 
@@ -89,8 +93,11 @@ def states(network: nn.Module) -> list[dict[str, Tensor]]:
 
 def load_states(network: nn.Module, own: Sequence[dict[str, Tensor]]) -> None:
     """Give each replica what `states` returned for it."""
-    stacked = {name: torch.stack([state[name] for state in own]) for name in own[0]}
-    network.load_state_dict(stacked if isinstance(network, Stack) else own[0])
+    if not isinstance(network, Stack):
+        network.load_state_dict(own[0])
+        return
+    device = network.weights.device  # those of a checkpoint lie on the CPU, others beside them do not
+    network.load_state_dict({name: torch.stack([state[name].to(device) for state in own]) for name in own[0]})
 
 
 class Rows:

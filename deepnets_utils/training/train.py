@@ -91,13 +91,16 @@ def train_group(
 ) -> list[Result]:
     """Train runs that share a `group_key` as one network and return their Results, in order.
 
-    The options are `train`'s; on_epoch is given the first run's history. The seconds are shared out evenly. Each run
-    comes out as `train` would have it, up to rounding, and with dropout in distribution. Raises as `train` does, and
-    ValueError for runs that do not share a key, or whose splits differ in shape.
+    The options are `train`'s; on_epoch is given the history of one of them. The seconds are shared out
+    evenly. Each run comes out as `train` would have it, up to rounding, and with dropout in distribution. Raises as
+    `train` does, and ValueError for runs that do not share a key, or whose splits differ in shape.
     """
     if len(keys := {group_key(run) for run in runs}) != 1 or None in keys:
         raise ValueError(f"runs that train together need one group_key, these {len(runs)} have {len(keys)}: {keys}")
-    return _train(runs, device, checkpoint, checkpoint_seconds, on_epoch, teacher, stacked=True)[0]
+    ordered = sorted(runs, key=lambda run: run.digest)  # a checkpoint serves them in whatever order they come
+    results, _ = _train(ordered, device, checkpoint, checkpoint_seconds, on_epoch, teacher, stacked=True)
+    of = dict(zip((run.digest for run in ordered), results, strict=True))
+    return [of[run.digest] for run in runs]
 
 
 def _train(
@@ -112,7 +115,7 @@ def _train(
     """Return the Result of each run, and the trained network."""
     run, place, images, clock = runs[0], torch.device(device), loading.load(runs[0].dataset), Clock()
     extra: dict[str, Any] = {"device_kind": place.type}
-    identity = joint_digest(runs)
+    identity = joint_digest(runs) if stacked else run.digest
     with numerics():
         made = {
             (task, seed): build_task(task).splits(images, seed)
@@ -126,8 +129,11 @@ def _train(
             identity += extra["teacher_weights_sha256"]  # a teacher that was trained again may have other weights
         networks = [make_network(of, place) for of in runs]
         network = Stack(networks) if stacked else networks[0]
+        del networks  # a stack has copied them
         if machine.COMPILE:
+            torch.compiler.reset()  # what it compiles for other networks counts against a limit
             network.compile(mode=machine.COMPILE)
+            extra["compiled"] = machine.COMPILE
         batches = (StackedBatches if stacked else Batches)(runs, teacher_network)
         training = Training(runs, task, network, batches, [Progress.start(of.seed) for of in runs])
         saving = Saving(checkpoint, checkpoint_seconds, clock, identity)
@@ -240,10 +246,11 @@ def train_epochs(
                 schedule.step(number, own.history)
                 if run.keep_best:
                     own.keep_best(weights[number])
-        if all(own.diverged_at is not None for own in progress):
+        going = [own for own in progress if own.diverged_at is None]
+        if not going:
             break
         if on_epoch is not None:
-            on_epoch(progress[0].epoch, progress[0].history)
+            on_epoch(going[0].epoch, going[0].history)
         saving.save(progress, network, optimizer, schedule)
 
 

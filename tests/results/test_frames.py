@@ -80,5 +80,5 @@ def test_what_is_read_from_curves():
 def test_a_cell_costs_what_its_runs_took_and_what_is_missing_would():
     table, _ = table_with(finished(5.0), DIVERGED, None)
     cost = costs("all", table, {make(2).digest: 7.0}).iloc[0]
-    assert (cost["cell"], cost["n"], cost["missing"], cost["diverged"]) == ("a", 2, 1, 1)
+    assert (cost["cell"], cost["n"], cost["missing"], cost["diverged"]) == ("name a", 2, 1, 1)
     assert (cost["cpu_seconds_a_run"], cost["missing take"], cost["device"]) == (2, "7 s", "x")

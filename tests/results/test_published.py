@@ -119,7 +119,7 @@ def test_results_keep_numbers_and_printed_text():
     first = table.iloc[0]
     assert (first["value"], first["spread"], first["n"], first["printed"]) == (17.7, 1.217, 10, "17.7")
     table2 = results("go_deep", "table2")
-    assert table2["printed"].tolist()[:4] == ["0.0981", "0.0158", "0.016", "0.1257"]
+    assert table2["printed"].tolist()[:4] == ["0.0981", "0.0158", "0.0160", "0.1257"]
     assert table2["n"].isna().all() and table2["spread"].isna().all()
     assert set(results("go_deep")["table"]) == {"table1", "table2", "table3", "text"}
 

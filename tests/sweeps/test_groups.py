@@ -156,9 +156,9 @@ def test_a_teacher_trains_alone_and_its_students_together_after_it(store: Store,
 
 def test_each_group_has_a_checkpoint_that_goes_when_it_is_stored(store: Store, grouping: Grouping) -> None:
     runs = [fake_trainer.make_run(seed) for seed in range(4)]
-    for name in {store.checkpoint(*runs[:3]), store.checkpoint(runs[3])}:
+    for name in {store.stack_checkpoint(runs[:3]), store.stack_checkpoint(runs[3:])}:
         name.parent.mkdir(parents=True, exist_ok=True)
         name.touch()
     sweep(runs, store=store, device="cuda", trainer="grouping:train")
-    assert grouping.checkpoints == [store.checkpoint(*runs[:3]), store.checkpoint(runs[3])]
+    assert grouping.checkpoints == [store.stack_checkpoint(runs[:3]), store.stack_checkpoint(runs[3:])]
     assert len(set(grouping.checkpoints)) == 2 and not any(path.exists() for path in grouping.checkpoints)

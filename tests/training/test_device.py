@@ -17,7 +17,7 @@ from deepnets_utils.runs.run import Run
 from deepnets_utils.training.batches import Batches, StackedBatches
 from deepnets_utils.training.loop import train_step
 from deepnets_utils.training.optimizers import make_optimizer, set_rates
-from deepnets_utils.training.stack import Stack, each, gradient_norms, joined, side_by_side
+from deepnets_utils.training.stack import Stack, each, gradient_norms, joined, load_states, side_by_side, states
 
 CUDA = torch.device("cuda")
 AUGMENTED = [{}, *({"augmentation": augmentation(name)} for name in ("flip_crop", "flip_rotate_crop_jitter"))]
@@ -85,8 +85,8 @@ def on_cuda(run: Run, stacked: bool, misplaced: str = "") -> None:
                 assert all(part.device.type == "cuda" for part in (loss, *counted))
         network.eval()
         passed = [(network(x), y) for x, y in batches.in_order(split)]
-        found = tree_leaves([joined(network, part) for part in zip(*passed, strict=True)])
-        assert all(tensor.device.type == "cuda" for tensor in found)
+        assert all(tensor.device.type == "cuda" for tensor in tree_leaves(passed))
+        joined(network, [outputs for outputs, _ in passed])
         if stacked:
             optimizer = make_optimizer(run, network, [1e-3, 1e-2])
             set_rates(optimizer, [1e-2, 1e-3])
@@ -112,3 +112,11 @@ def test_augmentation_and_teacher_are_on_the_networks_device(fields: dict[str, A
 def test_a_tensor_on_the_wrong_device_is_found(misplaced: str, stacked: bool) -> None:
     with pytest.raises((AssertionError, RuntimeError), match="of a batch|device"):
         on_cuda(make_run(**TEN), stacked, misplaced)
+
+
+def test_best_weights_of_a_checkpoint_are_put_beside_those_of_the_device() -> None:
+    with FakeTensorMode(), CUDA:
+        network = Stack([build_model(make_run(**TEN).model) for _ in range(2)])
+        mixed = [{name: torch.empty_like(tensor, device="cpu") for name, tensor in states(network)[0].items()}]
+        load_states(network, [*mixed, states(network)[1]])
+        assert network.weights.device.type == "cuda"
