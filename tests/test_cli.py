@@ -275,7 +275,8 @@ def test_runs_that_cannot_be_planned_yet_are_named(deepnets: Deepnets, project: 
 
 def test_status_prices_a_network_by_its_operations(deepnets: Deepnets, project: Path) -> None:
     small, large = (
-        replace(RUN, task=task("image_classes"), model=model("notation", layers=f"{n}c2-10fc")) for n in (2, 32)
+        replace(RUN, task=task("image_classes", channels=3, pad=2), model=model("notation", layers=f"{n}c2-10fc"))
+        for n in (2, 32)
     )
     Store().put(finish(small))
     make_list(project / "reports" / "paper", "02_good", [large])
@@ -286,7 +287,10 @@ def test_status_prices_a_network_by_its_operations(deepnets: Deepnets, project: 
 
 def test_status_counts_a_network_once_and_needs_no_torch(deepnets: Deepnets, project: Path) -> None:
     layers = ("2c2-10fc", "3c2-10fc", "4c2-10fc")
-    runs = [replace(RUN, task=task("image_classes"), model=model("notation", layers=text)) for text in layers]
+    runs = [
+        replace(RUN, task=task("image_classes", channels=3, pad=2), model=model("notation", layers=text))
+        for text in layers
+    ]
     runs[2] = replace(runs[2], teacher=runs[1])
     Store().put(finish(runs[0]))
     make_list(project / "reports" / "paper", "02_good", runs)

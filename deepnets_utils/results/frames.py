@@ -77,13 +77,14 @@ def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[s
     """Return one row an epoch of each stored run: its factors, `status`, `epoch` (from 1) and the histories by name.
 
     The index is the run's in `table`, so that what is read from its epochs can be joined to it; ValueError where two
-    rows have one. results: by digest. A history that a run does not have is NaN; one named as a factor takes its place.
+    rows have one, and where no run has one of these histories. results: by digest. A history that a run does not have is
+    NaN; one named as a factor takes its place.
     """
     if not table.index.is_unique:
         raise ValueError("each run needs an index of its own: give pd.concat ignore_index=True")
     known = {name for result in results.values() for name in result.history}
-    if known and (unknown := set(names) - known - set(factors_of(table))):
-        raise ValueError(f"no history is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if known and not known & set(names):
+        raise ValueError(f"no history is called {', '.join(names)}; there are {', '.join(sorted(known))}")
     parts = []
     for place, digest in table["digest"].items():
         if (result := results.get(digest)) is not None:

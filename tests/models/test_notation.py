@@ -299,7 +299,7 @@ def test_the_operations_of_a_training() -> None:
     pixels = Run(dataset="fashion_mnist", task=task("pixel_statistic"), model=model("MLPRegressor"), **recipe)
     fitted = Run(dataset="cifar10", task=images, model=model("logistic_regression"))
     weights = 784 * 120 + 120 * 60 + 60
-    assert training_operations(pixels) == 3 * weights * 55_000 and math.isnan(training_operations(fitted))
+    assert training_operations(pixels) == 3 * weights * 55_000 * 5 and math.isnan(training_operations(fitted))
 
 
 def test_multiply_adds_count_a_shared_branch_as_often_as_it_runs() -> None:
