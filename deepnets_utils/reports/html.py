@@ -189,7 +189,7 @@ def printable(notebook: NotebookNode) -> NotebookNode:
             if "text/html" in data:
                 text = align("".join(data["text/html"]))
                 folded = "<table" in text and "checked" in cell["metadata"].get("tags", [])
-                lines = f"<details><summary>a table of {text.count('<tr')} lines</summary>"
+                lines = f"<details class='table'><summary>a table of {text.count('<tr')} lines</summary>"
                 data["text/html"] = f"{lines}{text}</details>" if folded else text
             outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
         if "outputs" in cell:

@@ -77,8 +77,8 @@ def curves(table: pd.DataFrame, results: Mapping[str, Result], names: Sequence[s
     """Return one row an epoch of each stored run: its factors, `status`, `epoch` (from 1) and the histories by name.
 
     The index is the run's in `table`, so that what is read from its epochs can be joined to it; ValueError where two
-    rows have one, and where no run has one of these histories. results: by digest. A history that a run does not have is
-    NaN; one named as a factor takes its place.
+    rows have one, and where no run has one of these histories. results: by digest. A history that a run does not have
+    is NaN; one named as a factor takes its place.
     """
     if not table.index.is_unique:
         raise ValueError("each run needs an index of its own: give pd.concat ignore_index=True")
