@@ -151,7 +151,8 @@ def by_label(
     """
     constant = {name: name for name in (row, column) if name not in table}
     for name in constant:
-        if near := difflib.get_close_matches(name, map(str, table.columns), 1, cutoff=0.8):
+        near = difflib.get_close_matches(name, map(str, table.columns), 1, cutoff=0.8)
+        if near and " " not in name:
             raise ValueError(f"no column is called {name!r}; did you mean {near[0]!r}?")
     if numbers := [name for name in (row, column) if name in table and is_float_dtype(table[name])]:
         raise ValueError(f"{numbers[0]!r} is a column of numbers; row and column are those of the printed labels")
