@@ -280,6 +280,12 @@ def test_the_printed_parameter_counts_are_those_of_the_networks():
     assert list(table["verdict"]) == ["same"] * 4
 
 
+def test_a_study_whose_quick_profile_plans_no_run_of_a_part_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    values = {"profile": "quick", "train": "never", "device": "cpu", "workers": 1}
+    assert make_report("05", values).error == "", "fresh pairs have no seeds there"
+
+
 @pytest.mark.slow
 def test_the_summary_says_what_the_studies_wrote_and_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
