@@ -140,7 +140,8 @@ def describe(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFram
     found = cells(table, metric, by)
     index = pd.MultiIndex.from_tuples(found, names=by) if found else pd.MultiIndex.from_arrays([[]] * len(by), names=by)
     columns = list(asdict(summary([])))
-    return pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
+    frame = pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
+    return frame if found else frame.astype(float)
 
 
 def by_label(
