@@ -238,7 +238,7 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     assert counted.loc[("Net", "parameters"), "verdict"] == "same", "what is not trained has no scale"
     made.finish()
     summary = json.loads((output / f"reports/overnight/{NAME}.json").read_text())
-    assert summary["scale"] == "Another scale than the document's (in brackets): epochs 12 (30)."
+    assert summary["scale"] == "Another scale than profile paper's (in brackets): epochs 12 (30)."
     table = next(table for table in summary["tables"] if "Table 1" in table["title"])
     assert (table["cells"], table["same"], table["differs"], table["other scale"]) == (16, 0, 0, 2)
     assert table["likeness"].startswith("test error: 1 of 1 printed differences")

@@ -44,7 +44,7 @@ def scale(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
         for name, value in settings.items()
         if isinstance(value, (int, float)) and not name.endswith("seeds") and value != paper[name]
     ]
-    return f"Another scale than the document's (in brackets): {', '.join(changed)}." if changed else ""
+    return f"Another scale than profile paper's (in brackets): {', '.join(changed)}." if changed else ""
 
 
 def _size(number: float) -> str:

@@ -43,7 +43,7 @@ def test_a_scale_is_what_differs_from_paper_but_for_lists_and_the_number_of_runs
     assert printing.scale(paper, paper) == printing.scale(paper | {"seeds": 3, "networks": ["a"]}, paper) == ""
     small = paper | {"seeds": 3, "beyond_seeds": 0, "width": 0.25, "train_size": 16_000, "epochs": 12}
     assert printing.scale(small, paper) == (
-        "Another scale than the document's (in brackets): width 0.25 (1), train size 16,000 (all), epochs 12 (1,000)."
+        "Another scale than profile paper's (in brackets): width 0.25 (1), train size 16,000 (all), epochs 12 (1,000)."
     )
 
 
