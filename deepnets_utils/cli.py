@@ -157,12 +157,18 @@ def train(
 
 
 @app.command()
-def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None) -> None:
+def status(
+    studies: Studies = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+) -> None:
     """Show what is done and what is missing."""
     files = sorted((paths.output_root() / "reports").glob("*/*.runs.jsonl"))
     if profile and profile not in (known := sorted({*PROFILES, *(file.parent.name for file in files)})):
         raise ParameterError(f"no profile is called {profile!r}; there are {', '.join(known)}")
+    selected = _selected(studies)
     files = [file for file in files if profile in (None, file.parent.name)]
+    if studies:
+        files = [file for file in files if file.name.removesuffix(".runs.jsonl") in selected]
     stored = list(Store().results())
     for file in files:
         study = file.name.removesuffix(".runs.jsonl")
@@ -174,7 +180,7 @@ def status(profile: Annotated[str | None, typer.Option(metavar="NAME", help="Onl
         print(f"{file.parent.name}  {study}: {text}; reported {made}")
     for name in PROFILES if profile is None else (profile,):
         listed = {file.name.removesuffix(".runs.jsonl") for file in files if file.parent.name == name}
-        if absent := [study for study in parameters.study_names() if study not in listed]:
+        if absent := [study for study in selected if study not in listed]:
             print(f"{name}  not reported or planned here: {', '.join(absent)}")
     print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
     there = [name for name, folder in inventory.FOLDER.items() if (paths.data_root() / folder).is_dir()]

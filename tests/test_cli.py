@@ -248,6 +248,8 @@ def test_status_counts_what_is_stored_here_or_published(deepnets: Deepnets, proj
     assert "quick  not reported or planned here: 01_raising\n" in out
     assert "smoke  not reported or planned here: 01_raising, 02_good\n" in out
     assert "quick" not in deepnets("status", "--profile", "paper")[1]
+    of_one = deepnets("status", "2")[1]
+    assert "02_good" in of_one and "01_raising" not in of_one
     (project / "reports" / "quick" / "01_raising.runs.jsonl").write_text('{"dataset": "mnist"}')
     code, out, _ = deepnets("status")
     assert code == 0 and "01_raising: cannot be read" in out and "paper  02_good: 4 runs, 2 missing" in out
