@@ -325,9 +325,12 @@ class Study:
         """Return what came out, for the head of the page; once a notebook.
 
         The text is the notebook's Markdown cell tagged "findings". numbers: what stands in the place of each {name}.
-        Raises ValueError as `prose.filled` does.
+        A paragraph with a number that is "(not run)" waits, and is counted. Raises ValueError as `prose.filled` does.
         """
-        self._findings = prose.filled(self.notebook, "findings", numbers)
+        paragraphs = prose.filled(self.notebook, "findings", numbers).split("\n\n")
+        found = [paragraph for paragraph in paragraphs if printing.NOT_RUN not in paragraph]
+        waiting = f"*{len(paragraphs) - len(found)} of {len(paragraphs)} findings wait for runs of this profile.*"
+        self._findings = "\n\n".join(found if found == paragraphs else [*found, waiting])
         small = f"Profile {self.profile} shows that everything runs; it proves nothing."
         first = self.scale if self.profile in LARGE else small
         return Markdown("\n\n".join(filter(None, (first and f"*{first}*", self._findings))))

@@ -15,7 +15,7 @@ from tables import LABELS, table_of, tables_of
 from deepnets_utils.data import downloading, inventory
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
-from deepnets_utils.reports import figures, watching
+from deepnets_utils.reports import figures, printing, watching
 from deepnets_utils.results import documents
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError, ParameterError
@@ -358,6 +358,10 @@ def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
     summary = json.loads((made.folder / f"{NAME}.json").read_text())
     assert summary["audit"] == [{"finding": "one draw", "text": "one draw serves all runs", "change": "spread 0.4"}]
     assert summary["findings"] == "Ours is **0.2** of 3."
+    two = written(study(profile="paper"), tmp_path, findings="Ours is {a}.\n\nTheirs is {b}.")
+    assert two.findings(a="1", b=printing.NOT_RUN).data == (
+        "Ours is 1.\n\n*1 of 2 findings wait for runs of this profile.*"
+    )
     small = written(study(profile="quick"), tmp_path, findings="Found.").findings().data
     assert small.startswith("*Profile quick shows that everything runs; it proves nothing.*") and small.endswith(
         "Found."

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from markupsafe import Markup, escape
@@ -23,19 +22,16 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
 from pygments.formatters import HtmlFormatter
 
 from deepnets_utils.reports import printing, summaries
+from deepnets_utils.reports.cells import arranged, printable
 from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.results.verdicts import IN_PART, VERDICTS, one_word
 from deepnets_utils.runs.progress import duration
 
 TEMPLATES = Path(__file__).with_name("pages")
 PACKAGES = ("deepnets-utils", "torch", "torchvision", "numpy", "scipy", "scikit-learn")
-RUNS_IN_A_BROWSER = ("application/javascript", "application/vnd.jupyter.widget-view+json")
-SHORT = 24  # characters of a row's label
-WORD = re.compile(r"(?!NaN|nan|inf)[A-Za-z]{3}")
 WITHOUT_ALT = re.compile(r"<img\s+(?![^>]*\balt=)")
 SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"')
 SCRIPT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -122,7 +118,9 @@ def study_page(
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    content, _ = exporter.from_notebook_node(arranged(printable(notebook)), {"metadata": {"path": str(folder)}})
+    content, _ = exporter.from_notebook_node(
+        arranged(printable(notebook, summary["claims"])), {"metadata": {"path": str(folder)}}
+    )
     banners = summaries.banners(summary)
     if addresses := dict.fromkeys(address for pair in ELSEWHERE.findall(content) for address in pair if address):
         banners.append(f"Not on this page, for they lie elsewhere or are missing: {', '.join(addresses)}.")
@@ -148,87 +146,6 @@ def _linked(content: str, figure: Mapping[str, str]) -> str:
     """Return a page on which a figure's picture leads to its file, in full size."""
     picture = rf'<figure>(<img [^>]*alt="{re.escape(html.escape(figure["alt"]))}"[^>]*>)'
     return re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
-
-
-def arranged(notebook: NotebookNode) -> NotebookNode:
-    """Return a copy in the order of a page: what was found below the title, parameters and settings at the end.
-
-    The tags of its cells say which these are: code tagged "findings", and "lead" for the figure that carries the study;
-    "parameters", "settings" and whatever has no tag stay in their order. Markdown that code fills in is left out.
-    """
-    first, middle, last = [], [], []
-    title = notebook.cells[:1] if notebook.cells and notebook.cells[0]["cell_type"] == "markdown" else []
-    for cell in notebook.cells[len(title) :]:
-        tags = set(cell["metadata"].get("tags", []))
-        if cell["cell_type"] == "markdown" and tags & {"findings", "audit"}:
-            text = "".join(cell["source"]) if "audit" in tags else ""
-            kept = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
-            middle += [NotebookNode(cell, source=kept)] if kept.strip() else []
-        else:
-            place = first if tags & {"findings", "lead"} else last if tags & {"parameters", "settings"} else middle
-            place.append(cell)
-            if "lead" in tags:
-                middle.append(new_markdown_cell("*The figure of this section stands at the top of the page.*"))
-    first.sort(key=lambda cell: "lead" in cell["metadata"]["tags"])
-    heading = [new_markdown_cell("## Parameters and settings")] if last else []
-    return NotebookNode(notebook, cells=[*title, *first, *middle, *heading, *last])
-
-
-def printable(notebook: NotebookNode) -> NotebookNode:
-    """Return a copy without what a reader needs no sight of: no log lines, no widgets, folded what one checks.
-
-    That are the tables of code cells tagged "checked".
-    """
-    notebook = NotebookNode(notebook, cells=[NotebookNode(cell) for cell in notebook.cells])
-    for cell in notebook.cells:
-        outputs = []
-        for output in cell.get("outputs", []):
-            data = dict(output.get("data", {}))
-            if output.get("name") == "stderr" or any(kind in data for kind in RUNS_IN_A_BROWSER):
-                continue
-            if "text/html" in data:
-                text = align("".join(data["text/html"]))
-                folded = "<table" in text and "checked" in cell["metadata"].get("tags", [])
-                lines = f"<details class='table'><summary>a table of {text.count('<tr')} lines</summary>"
-                data["text/html"] = f"{lines}{text}</details>" if folded else text
-            outputs.append(NotebookNode(output, data=NotebookNode(data)) if data else output)
-        if "outputs" in cell:
-            cell["outputs"] = outputs
-    return notebook
-
-
-def align(text: str) -> str:
-    """Return HTML with classes on the cells of pandas' tables: "text" where a column holds words, "short" for labels.
-
-    What is missing (NaN) is left empty. Only numbers stand to the right, and what is short stays on one line.
-    """
-    if 'class="dataframe"' not in text:
-        return text
-    page = BeautifulSoup(text, "html.parser")
-    for style in page.select("style[scoped]"):
-        style.decompose()  # browsers take it for the whole page
-    for table in page.select("table.dataframe"):
-        for cell in table.find_all("td", string="NaN"):
-            cell.string = ""
-        rows = [row.find_all("td") for row in table.select("tbody tr")]
-        if not rows:
-            table.replace_with("None of these runs is stored yet.")
-            continue
-        worded = [any(WORD.search(cell.get_text()) for cell in column) for column in zip(*rows, strict=False)]
-        for label in table.select("tbody th"):
-            if len(label.get_text()) <= SHORT:
-                label["class"] = "short"
-        headings = [row.find_all("th") for row in table.select("thead tr")]
-        for heading in headings:
-            index, above = heading[: -len(worded) or None], heading[-len(worded) :]
-            for cell in index if len(heading) > len(worded) else []:
-                cell["class"] = "text"
-            rows.append(above if len(above) == len(worded) else [])
-        for row in rows:
-            for cell, word in zip(row, worded, strict=False):
-                if word:
-                    cell["class"] = "text"
-    return str(page)
 
 
 def index_page(
@@ -272,9 +189,13 @@ def count_verdicts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {word: found.count(word) for word in (*VERDICTS[:2], IN_PART, *VERDICTS[2:]) if word in found}
 
 
-def navigation(page: str, before: str | None, after: str | None) -> str:
-    """Return a study's page with links to the index and to its neighbours (names of studies with a page)."""
+def navigation(page: str, before: str | None, after: str | None, elsewhere: Mapping[str, str]) -> str:
+    """Return a study's page with links to the index and to its neighbours (names of studies with a page).
+
+    elsewhere: profile -> address of its page of the same study.
+    """
     links = ['<a href="index.html">Index</a>']
+    links += [f'<a href="{quote(address)}">profile {escape(name)}</a>' for name, address in elsewhere.items()]
     links += [f'<a href="{quote(before)}.html">← {escape(before)}</a>'] if before else []
     links += [f'<a class="next" href="{quote(after)}.html">{escape(after)} →</a>'] if after else []
     return re.sub("<!--nav-->.*?<!--/nav-->", f"<!--nav--><nav>{''.join(links)}</nav><!--/nav-->", page)
@@ -294,6 +215,7 @@ def _render(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
+        "markdown": lambda text: Markup(MarkdownWithMath(renderer=MathRenderer(escape=True)).render(text)),
         "comparisons": printing.comparisons,
         "effect": printing.effect,
         "duration": duration,

@@ -13,6 +13,8 @@ from deepnets_utils.results.comparison import OTHER_SCALE
 from deepnets_utils.results.statistics import difference_interval, smallest_significant, summary
 from deepnets_utils.runs.run import Run
 
+NOT_RUN = "(not run)"  # what stands in a text for a number that waits for its runs
+
 
 def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
     """Return a table of `comparison.compare` for printing, by row and column; form: of our numbers, as in ".2f".
@@ -200,8 +202,8 @@ def plans(
 
 
 def number(value: float | None, form: str) -> str:
-    """Return a number, or "(not run)" where it is NaN or None."""
-    return "(not run)" if pd.isna(value) else f"{value:{form}}"
+    """Return a number, or NOT_RUN where it is NaN or None."""
+    return NOT_RUN if pd.isna(value) else f"{value:{form}}"
 
 
 def mean(values: Sequence[float], form: str = ".2f") -> str:

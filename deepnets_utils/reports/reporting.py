@@ -164,7 +164,9 @@ def write_indexes(folder: Path) -> None:
             pages = [row["study"] for row in rows if row["page"]]
             for before, study, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
                 page = (place / f"{study}.html").read_text(encoding="utf-8")
-                linked = html.navigation(page, before, after)
+                others = [other for other in scales(folder) if other != place and (other / f"{study}.html").exists()]
+                elsewhere = {other.name: f"../{other.name}/{study}.html" for other in others}
+                linked = html.navigation(page, before, after, elsewhere)
                 if linked != page:
                     write_text(place / f"{study}.html", linked)
             write_text(place / "index.html", html.index_page(place.name, rows, claims(place), notebooks=True))
@@ -204,6 +206,7 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         "page": page,
         "failure": report.get("failure"),
         "summary": summary,
+        "answers": reads_others(notebook_path(study)),
     }
 
 

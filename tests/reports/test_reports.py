@@ -23,7 +23,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from deepnets_utils.reports import execution, html, pdf, reporting, summaries
+from deepnets_utils.reports import cells, execution, html, pdf, reporting, summaries
 from deepnets_utils.reports.parameters import Parameter, read_parameters, read_title, report_folder
 from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.runs import paths
@@ -67,6 +67,7 @@ SUMMARY = {
         | dict(zip(WORDS, (5, 2, 0, 1, 0, 2), strict=True))
         | {"counted": "3 of 4", "other scale": 0, "likeness": ""}
     ],
+    "findings": "**Deeper** is <b>better</b>.",
     "figures": [{"file": "../../figures/quick/01_good_figure1.png", "title": "Figure 1", "alt": "A dot"}],
     "claims": [
         CLAIM
@@ -241,11 +242,11 @@ def test_code_is_folded_and_a_page_begins_with_what_was_found(tmp_path: Path) ->
         return new_code_cell(f"'{text}'\n2", outputs=[shown], metadata={"tags": list(tags)})
 
     audit = "## Audit\n\nIntro.\n\n| a | b | c |\n| --- | --- | --- |\n| {x} | y | z |"
-    cells = [new_markdown_cell("# Title"), output("typed", "parameters"), new_markdown_cell("# S\n## What & why\ntext")]
-    cells += [output("drawn", "lead"), output("usual"), new_markdown_cell("{n} found", metadata={"tags": ["findings"]})]
-    cells += [output("found", "findings"), new_markdown_cell(audit, metadata={"tags": ["audit"]}), output("audited")]
+    made = [new_markdown_cell("# Title"), output("typed", "parameters"), new_markdown_cell("# S\n## What & why\ntext")]
+    made += [output("drawn", "lead"), output("usual"), new_markdown_cell("{n} found", metadata={"tags": ["findings"]})]
+    made += [output("found", "findings"), new_markdown_cell(audit, metadata={"tags": ["audit"]}), output("audited")]
     summary = SUMMARY | {"profile": "quick", "parameters": {}, "device": ""}
-    page = html.study_page(new_notebook(cells=cells), tmp_path, summary, 1, False)
+    page = html.study_page(new_notebook(cells=made), tmp_path, summary, 1, False)
     text = BeautifulSoup(page, "html.parser").main.get_text(" ")
     order = ["Title", "found", "drawn", "What & why", "usual", "Audit", "Intro", "audited", "settings", "typed"]
     places = [text.index(word) for word in order]
@@ -275,7 +276,7 @@ def test_the_index_lists_all_studies_claims_tables_and_figures(good) -> None:
     assert re.search(r">10</td>\s*<td class=\"number\">5</td>\s*<td class=\"number\">2</td>", index)
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
         assert (good.folder / link).exists(), link
-    assert 'alt="A dot"' in index and "a74c8ab5" in index
+    assert 'alt="A dot"' in index and "<strong>Deeper</strong> is &lt;b&gt;better&lt;/b&gt;." in index
     assert 'href="quick/index.html"' in (good.folder.parent / "index.html").read_text()
 
 
@@ -398,24 +399,47 @@ def test_widgets_and_log_lines_are_left_out() -> None:
     table = new_output("display_data", {"text/html": "<b>1</b>"})
     log = new_output("stream", name="stderr", text="line")
     notebook = new_notebook(cells=[new_code_cell("1", outputs=[widget, table, log]), new_markdown_cell("text")])
-    shown = html.printable(notebook)
+    shown = cells.printable(notebook, [])
     assert [output.data["text/html"] for output in shown.cells[0].outputs] == ["<b>1</b>"]
     assert len(notebook.cells[0].outputs) == 3  # the notebook itself keeps them
+
+
+def test_the_claims_on_top_have_their_verdicts_beside_them() -> None:
+    table = pd.DataFrame(
+        {"judged as": ["less", "less", "less"]}, index=pd.Index(["A < B", "one", "none"], name="claim")
+    )
+    output = new_output("display_data", {"text/html": table._repr_html_()})
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=[output], metadata={"tags": ["claims"]})])
+    lines = [{"statement": "A < B", "verdict": word} for word in ("supported", "contradicted")]
+    lines.append({"statement": "one", "verdict": "leans against"})
+    shown = cells.printable(notebook, lines).cells[0].outputs[0].data["text/html"]
+    rows = [
+        [cell.get_text() for cell in row.find_all(["th", "td"])]
+        for row in BeautifulSoup(shown, "html.parser").find_all("tr")
+    ]
+    assert rows == [
+        ["", "judged as", "found here"],
+        ["claim", "", ""],
+        ["A < B", "less", "decided in part"],
+        ["one", "less", "leans against"],
+        ["none", "less", ""],
+    ]
+    assert 'class="word leans"' in shown
 
 
 def test_in_tables_words_stand_to_the_left_and_numbers_to_the_right() -> None:
     frame = pd.DataFrame(
         {"ours": ["1.2 ± 0.1 (n=3)", "NaN"], "verdict": ["same", ""]}, index=pd.Index(["a", "b"], name="row")
     )
-    shown = BeautifulSoup(html.align(frame.to_html()), "html.parser")
+    shown = BeautifulSoup(cells.align(frame.to_html()), "html.parser")
     assert [cell.get_text() for cell in shown.select("td.text")] == ["same", ""]
     assert [cell.get_text() for cell in shown.select("th.text")] == ["", "verdict", "row", ""]
     assert [cell.get_text() for cell in shown.select("th.short")] == ["a", "b"]
-    assert html.align("<table><td>word</td></table>") == "<table><td>word</td></table>"
+    assert cells.align("<table><td>word</td></table>") == "<table><td>word</td></table>"
     wide = pd.DataFrame([[1, "word"]], columns=pd.MultiIndex.from_tuples([("top", "a"), ("top", "b")]))
-    assert BeautifulSoup(html.align(wide.to_html()), "html.parser").select("td.text")[0].get_text() == "word"
-    assert html.align(pd.DataFrame().to_html()) == "None of these runs is stored yet."
-    assert "style scoped" in frame._repr_html_() and "<style" not in html.align(frame._repr_html_())
+    assert BeautifulSoup(cells.align(wide.to_html()), "html.parser").select("td.text")[0].get_text() == "word"
+    assert cells.align(pd.DataFrame().to_html()) == "None of these runs is stored yet."
+    assert "style scoped" in frame._repr_html_() and "<style" not in cells.align(frame._repr_html_())
 
 
 def test_a_formula_that_cannot_be_read_is_shown_as_it_is_written() -> None:
@@ -782,5 +806,13 @@ def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path)
     claims_in(paper, "01_a", b="supported")
     reporting.write_indexes(paper)
     assert "word leans" not in (overnight / "index.html").read_text(), "written anew with the other's"
+    for folder in (paper, overnight):
+        (folder / "01_a.html").write_text("<!--nav--><!--/nav-->")
+        (folder / ".01_a.report.json").write_text(
+            json.dumps({"page": {"token": "", "at": "2025-01-02T03:04", "seconds": 1}})
+        )
+    reporting.write_indexes(paper)
+    for folder, other in ((paper, "overnight"), (overnight, "paper")):
+        assert f'<a href="../{other}/01_a.html">profile {other}</a>' in (folder / "01_a.html").read_text()
     packed = zipfile.ZipFile(reporting.write_zip(paper)).namelist()
     assert {f"deepnets/reports/{name}/index.html" for name in ("paper", "overnight")} <= set(packed)
