@@ -318,7 +318,7 @@ cli.main()
 
 
 def test_status_says_that_no_record_of_a_cpu_tells_the_time(deepnets: Deepnets, project: Path) -> None:
-    Store().put(finish(RUN, device="NVIDIA H200"))
+    Store().put(finish(RUN, device_kind="cuda"))
     make_list(project / "reports" / "paper", "02_good", [RUN, replace(RUN, seed=1)])
     assert (
         "1 missing, nothing alike is stored that was trained on a CPU, to tell the time from" in deepnets("status")[1]
