@@ -103,22 +103,18 @@ class Spec:
 class Run:
     """One training, as a value: equal Runs give equal numbers on one machine, and are trained once.
 
-    dataset: a name of `datasets.CANONICAL`. task, model: from `task(name, **options)` and `model(name, **options)`.
-    learning_rate: above 0; "range_test" or "range_test_per_rate" for the one that a range test finds before the
+    task, model, schedule, augmentation (of the training images): from the functions of these names, with options.
+    learning_rate: a number; "range_test" or "range_test_per_rate" for the one that a range test finds before the
     training (see learning_rates.py); None (with epochs and batch_size 0) for an estimator that is fitted.
-    optimizer: "adam", "sgd" or "rmsprop". momentum: of SGD, from 0. weight_decay: factor of the L2 penalty's
-    gradient, from 0. l1: factor of the sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
-    schedule: from `schedule(name, **options)`: how the learning rate changes. shuffle: "every_epoch" or "once" (the
-    same batches in every epoch). augmentation: from `augmentation(name, **options)`, of the training images.
-    evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
-    watch_test: measure the test split after every epoch, too. keep_best: measure it also with the weights of the
-    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast,
-    in training; what is measured and a teacher's logits are float32).
-    gradient_steps: steps from the first on whose gradients' norms are recorded, from 0.
-    teacher: the Run of the network whose outputs the task learns from.
-    seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
-    Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in
-    the digest, so a field may be added, but a default never changes.
+    momentum: of SGD. weight_decay: factor of the L2 penalty's gradient. l1: factor of the sum of absolute weights in
+    the loss. shuffle: "once" has the same batches in every epoch. evaluation_mode: with "train" batch statistics and
+    dropout stay on while testing. watch_test: measure the test split after every epoch, too. keep_best: measure it also
+    with the weights of the epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16"
+    (mixed, by autocast, in training; what is measured and a teacher's logits are float32). gradient_steps: steps from
+    the first on whose gradients' norms are recorded. teacher: the Run of the network whose outputs the task learns
+    from. seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
+    Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in the
+    digest, so a field may be added, but a default never changes.
     """
 
     dataset: Literal[*CANONICAL]

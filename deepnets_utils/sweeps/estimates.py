@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from collections.abc import Iterable
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.sizes import images_seen
 
-SAMPLE = 2000  # stored results that an estimate looks at
 TERAFLOPS = 10.0  # sustained, of a card from which nothing is stored: a guess, and said to be one
 
 
@@ -25,7 +23,7 @@ def estimate(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu"
 
 
 def estimates(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu") -> list[float]:
-    """Return the seconds of each run as those alike took them, NaN where there are none among the first results.
+    """Return the seconds of each run as those alike took them, NaN where none are stored.
 
     device: "cpu" or "cuda", what they would be trained on. Only results from that kind count: the other may be a
     hundred times as fast or as slow. An estimator is always fitted on the CPU, and counts as one epoch.
@@ -35,15 +33,12 @@ def estimates(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu
     cuda without such a result they are done at TERAFLOPS. Where they are unknown a model of the same name tells.
     """
 
-    def comparable(result: Result) -> bool:
-        place = "cpu" if result.run.learning_rate is None else device
-        return result.status == "finished" and place == result.device_kind  # one that diverged took less
-
-    results = list(itertools.islice(filter(comparable, results), SAMPLE))
-    alike: dict[tuple, list[Result]] = collections.defaultdict(list)
+    alike: dict[tuple | str, list[Result]] = collections.defaultdict(list)
     for result in results:
-        for kind in _kinds(result.run):
-            alike[kind].append(result)
+        place = "cpu" if result.run.learning_rate is None else device
+        if result.status == "finished" and result.device_kind == place:  # one that diverged took less
+            for kind in (*_kinds(result.run), result.run.task.name):
+                alike[kind].append(result)
 
     @functools.cache
     def pace(kind: tuple) -> float:
@@ -51,8 +46,8 @@ def estimates(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu
 
     @functools.cache
     def speed(task: str) -> float:
-        done = [(operations(result.run), _seconds(result)) for result in results if result.run.task.name == task]
-        return max((amount / seconds for amount, seconds in done if amount == amount), default=math.nan)
+        speeds = [operations(result.run) / _seconds(result) for result in alike[task]]
+        return max((known for known in speeds if known == known), default=math.nan)
 
     def price(run: Run) -> float:
         *same, named = _kinds(run)

@@ -85,12 +85,7 @@ def sweep(
             driver = Driver(store, trainer, device, reporter, stop, teachers)
             _drive(driver, ordered, workers, executor)
         if driver.failures:
-            said: dict[str, list[Run]] = {}
-            for run, error in driver.failures:
-                said.setdefault(f"{type(error).__name__}: {error}", []).append(run)
-            more = {why: f" (and {len(of) - 1} more runs)" if len(of) > 1 else "" for why, of in said.items()}
-            text = "\n".join(f"{of[0]}{more[why]}: {why}" for why, of in said.items())
-            raise TrainingFailed(text) from driver.failures[0][1]
+            raise TrainingFailed(_in_words(driver.failures)) from driver.failures[0][1]
         results |= driver.results
     return [results[run.digest] for run in runs]
 
@@ -132,6 +127,14 @@ def _drive(driver: Driver, missing: list[Run], workers: int, executor: Executor 
         taken = take_workers(min(workers, len(elsewhere))) if executor is None else [executor] * IN_FLIGHT
         driver.train(elsewhere, taken)
     driver.train(here, [InProcess()])
+
+
+def _in_words(failures: list[tuple[Run, BaseException]]) -> str:
+    said: dict[str, list[Run]] = {}
+    for run, error in failures:
+        said.setdefault(f"{type(error).__name__}: {error}", []).append(run)
+    counts = {why: f" (and {len(runs) - 1} more runs)" if len(runs) > 1 else "" for why, runs in said.items()}
+    return "\n".join(f"{runs[0]}{counts[why]}: {why}" for why, runs in said.items())
 
 
 @contextlib.contextmanager

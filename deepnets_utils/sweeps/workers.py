@@ -6,12 +6,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import pkgutil
 import signal
 import socket
 import sys
 import threading
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -67,12 +68,11 @@ def call_group(
         files = {}
     try:
         with _one_run:
-            name, _, function = trainer.partition(":")
-            module = importlib.import_module(name)
             if together:
-                return module.train_group(runs, device=device, **files)
+                module, _, _ = trainer.partition(":")
+                return importlib.import_module(module).train_group(runs, device=device, **files)
             [run] = runs
-            return [getattr(module, function)(run, device=device, **files)]
+            return [pkgutil.resolve_name(trainer)(run, device=device, **files)]
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 
@@ -122,13 +122,17 @@ class WorkerProcess(Executor):
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_with, initargs=(reader,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        with _no_main_file():
-            try:
-                return self._pool.submit(call, *args, **kwargs)
-            except BrokenProcessPool:
-                self.shutdown()
-                self.__init__()
-                return self._pool.submit(call, *args, **kwargs)
+        # A process that is spawned now would run this one's script again, and its sweep once more. What a worker is
+        # sent stands in modules: models of a notebook or script train in the process that defines them.
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            return self._pool.submit(call, *args, **kwargs)
+        except BrokenProcessPool:
+            self.shutdown()
+            self.__init__()
+            return self._pool.submit(call, *args, **kwargs)
+        finally:
+            sys.modules["__main__"] = main
 
     def terminate(self) -> None:
         """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
@@ -139,19 +143,6 @@ class WorkerProcess(Executor):
         """End the process at once, whatever it does: the driver has what is finished, checkpoints the rest."""
         self._lifeline.close()
         self._pool.shutdown(wait=wait, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _no_main_file() -> Iterator[None]:
-    """Have a process that is spawned now not run this one's script again, which would start its sweep once more.
-
-    What a worker is sent stands in modules: models of a notebook or script train in the process that defines them.
-    """
-    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 idle: list[WorkerProcess] = []  # what a sweep leaves to the next one, for a start costs seconds
@@ -190,8 +181,9 @@ def engine(device: str, workers: int) -> dict[str, Any]:
     device, workers: from `resolve`. The cluster is the one whose scheduler $DEEPNETS_DASK names. On cuda each call
     takes one of the worker resource GPU; ParameterError where no worker offers it.
     """
-    if (client := _client(os.environ.get(DASK, ""))) is None:
+    if not os.environ.get(DASK):
         return {"device": device, "workers": workers}
+    client = _client(os.environ[DASK])
     offered = [worker["resources"].get("GPU", 0) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     if device == "cuda":
         if offered and not any(offered):
@@ -205,8 +197,6 @@ def engine(device: str, workers: int) -> dict[str, Any]:
 
 @functools.cache
 def _client(address: str) -> Any:
-    if not address:
-        return None
     from distributed import Client
 
     return Client(address, set_as_default=False)
@@ -244,12 +234,9 @@ def resolve(device: str, workers: int) -> tuple[str, int]:
     elif device != "cpu":
         import torch  # late: this module imports no torch
 
-        if torch.cuda.is_available():
-            device = "cuda"
-        elif device == "cuda":
+        if device == "cuda" and not torch.cuda.is_available():
             raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
-        else:
-            device = "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if not workers and device == "cpu":
         from joblib import cpu_count  # late: help needs none
 

@@ -154,7 +154,7 @@ def test_sigterm_saves_checkpoints_and_the_next_call_goes_on_to_the_bit(
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180  # three processes that import torch on a busy machine
     at_work = [store.folder / "claims" / f"{run.digest}.lock" for run in runs[1 : workers + 1]]
     while store.get(runs[0]) is None or not all(claim.exists() for claim in at_work):
         assert process.poll() is None and time.monotonic() < end
