@@ -10,7 +10,7 @@ import pytest
 from fake_trainer import Drivers
 
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps import estimates, workers
+from deepnets_utils.sweeps import workers
 
 # Before torch is imported: networks of this size gain nothing from threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,8 +30,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave nothing in the project's runs/, and count networks anew."""
-    monkeypatch.setattr(estimates, "_an_image", {})
+    """Leave nothing in the project's runs/."""
     if "DEEPNETS_OUTPUT" not in os.environ:
         monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path / "output"))
 

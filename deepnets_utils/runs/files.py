@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock
 
 notes: list[str] = []  # what this process has to say on its pages, see `Study.finish`
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -55,9 +56,7 @@ def locked(path: Path, timeout: float = -1) -> AcquireReturnProxy:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(path, fallback_to_soft=False).acquire(timeout=timeout)
-    except Timeout:
-        raise
-    except OSError as error:
+    except OSError as error:  # Timeout is one, too
         if error.errno not in NO_LOCKS:
             raise
         where = "DEEPNETS_OUTPUT (runs, reports) or DEEPNETS_DATA (data sets)"
@@ -66,17 +65,13 @@ def locked(path: Path, timeout: float = -1) -> AcquireReturnProxy:
 
 
 def move_aside(path: Path) -> str:
-    """Rename a damaged file to the first free `NAME.damaged-N` beside it; return in words where it is now.
-
-    Another process may have done so a moment ago: then there is nothing left to rename. Where nothing may be written
-    it stays.
-    """
-    number = 1
-    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
+    """Rename a damaged file to the first free `NAME.damaged-N` beside it, if it may; return in words where it is."""
+    targets = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    target = next(target for target in targets if not target.exists())
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path, target)
+        os.replace(path, target)
+    except FileNotFoundError:
+        pass  # another process has done so a moment ago
     except OSError as error:
         return f"it stays where it is ({error.strerror})"
     return f"moved to {target}"

@@ -39,23 +39,20 @@ class Reporter:
     """
 
     def __init__(self, total: float, title: str, plan: str, unit: str = "runs", done: float = 0) -> None:
+        from tqdm.auto import tqdm  # late: help needs none
+
         self.total, self.title, self.unit, self.done, self._new = total, title, unit, done, 0.0
         self._started = self._spoken = time.monotonic()
-        self._bar = None
         self.say(f"{title}: {plan}")
-        if watched():
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=unit == "MB")
+        scaled = unit == "MB"
+        self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=scaled, disable=not watched())
 
     def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        took = duration(time.monotonic() - self._started)
-        self.say(f"{self._amount()} stored after {took}")
+        self._bar.close()
+        self.say(f"{self._amount()} stored after {duration(time.monotonic() - self._started)}")
 
     def say(self, text: str) -> None:
         """Print one line."""
@@ -69,10 +66,9 @@ class Reporter:
         """Count one finished run, or another amount; a negative one is to be done again."""
         self.done += amount
         self._new += max(0, amount)
+        self._bar.update(amount)
         now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(amount)
-        elif amount > 0 and now - self._spoken >= LINE_SECONDS and self.done < self.total:
+        if self._bar.disable and amount > 0 and now - self._spoken >= LINE_SECONDS and self.done < self.total:
             self._spoken = now
             left = (now - self._started) / self._new * (self.total - self.done)
             self.say(f"{self._amount()}, about {duration(left)} left")

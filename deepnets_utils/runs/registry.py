@@ -38,7 +38,7 @@ class Registry:
 
         def decorate(factory: Callable) -> Callable:
             key = name or factory.__name__
-            _check_signature(factory, f"{self.kind} {key!r}")
+            _options(factory)
             # Not the factory's own source: what it calls stands in the same cell, and Python finds no source of
             # a class that a notebook defines.
             tag = _source_tag(inspect.currentframe().f_back) if version is None else version
@@ -60,8 +60,7 @@ class Registry:
         lists what is allowed.
         """
         factory = self._factory(name)
-        known = _options(factory)
-        kept = {key: value for key, value in self._coerced(name, options).items() if value != known[key][1]}
+        kept = {key: value for key, value in self._coerced(name, options).items() if value != _options(factory)[key][1]}
         spec = Spec(name, self._versions[name], tuple(sorted(kept.items())))
         if spec not in self._checked:
             try:
@@ -75,10 +74,8 @@ class Registry:
         """Return the object that `spec` names; ValueError for a version that is not the present one or a bad option."""
         factory = self._factory(spec.name)
         if spec.version != self._versions[spec.name]:
-            raise ValueError(
-                f"{self.kind} {spec.name!r} is at version {self._versions[spec.name]} here, "
-                f"the run was made for version {spec.version}: plan it again with this package"
-            )
+            here = f"{self.kind} {spec.name!r} is at version {self._versions[spec.name]} here"
+            raise ValueError(f"{here}, the run was made for version {spec.version}: plan it again with this package")
         return factory(**self._coerced(spec.name, dict(spec.options)))
 
     def _coerced(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -105,16 +102,13 @@ def _source_tag(caller: types.FrameType) -> str:
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
-def _check_signature(factory: Callable, what: str) -> None:
-    for key, parameter in inspect.signature(factory).parameters.items():
+@functools.cache
+def _options(factory: Callable) -> dict[str, tuple[Allowed, Any]]:
+    what, options = factory.__name__, {}
+    for key, parameter in inspect.signature(factory, eval_str=True).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise ValueError(f"{what}: its options stand behind a *, as in def f(*, {key}: int = 1); {key!r} does not")
         if inspect.Parameter.empty in (parameter.annotation, parameter.default):
             raise ValueError(f"{what}: option {key!r} needs a type and a default, as in {key}: int = 1")
-
-
-@functools.cache
-def _options(factory: Callable) -> dict[str, tuple[Allowed, Any]]:
-    parameters = inspect.signature(factory, eval_str=True).parameters
-    keywords = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    return {key: (allowed(p.annotation), p.default) for key, p in keywords.items()}
+        options[key] = allowed(parameter.annotation), parameter.default
+    return options

@@ -19,8 +19,6 @@ from deepnets_utils.runs.datasets import CANONICAL
 
 LOOP_VERSION = 1  # raised by hand when the training loop's numbers change
 SCHEMA = 1  # of a stored record
-GPUS = ("NVIDIA", "Tesla", "Quadro", "GeForce", "AMD Instinct", "AMD Radeon")  # as CUDA's and ROCm's names begin
-
 SPECS = ("task", "model", "schedule", "augmentation")  # the fields of a Run that are Specs
 
 
@@ -105,22 +103,18 @@ class Spec:
 class Run:
     """One training, as a value: equal Runs give equal numbers on one machine, and are trained once.
 
-    dataset: a name of `datasets.CANONICAL`. task, model: from `task(name, **options)` and `model(name, **options)`.
-    learning_rate: above 0; "range_test" or "range_test_per_rate" for the one that a range test finds before the
+    task, model, schedule, augmentation (of the training images): from the functions of these names, with options.
+    learning_rate: a number; "range_test" or "range_test_per_rate" for the one that a range test finds before the
     training (see learning_rates.py); None (with epochs and batch_size 0) for an estimator that is fitted.
-    optimizer: "adam", "sgd" or "rmsprop". momentum: of SGD, from 0. weight_decay: factor of the L2 penalty's
-    gradient, from 0. l1: factor of the sum of absolute weights in the loss, from 0. epochs, batch_size: from 1.
-    schedule: from `schedule(name, **options)`: how the learning rate changes. shuffle: "every_epoch" or "once" (the
-    same batches in every epoch). augmentation: from `augmentation(name, **options)`, of the training images.
-    evaluation_mode: "eval", or "train" (batch statistics and dropout stay on while testing).
-    watch_test: measure the test split after every epoch, too. keep_best: measure it also with the weights of the
-    epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16" (mixed, by autocast,
-    in training; what is measured and a teacher's logits are float32).
-    gradient_steps: steps from the first on whose gradients' norms are recorded, from 0.
-    teacher: the Run of the network whose outputs the task learns from.
-    seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
-    Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in
-    the digest, so a field may be added, but a default never changes.
+    momentum: of SGD. weight_decay: factor of the L2 penalty's gradient. l1: factor of the sum of absolute weights in
+    the loss. shuffle: "once" has the same batches in every epoch. evaluation_mode: with "train" batch statistics and
+    dropout stay on while testing. watch_test: measure the test split after every epoch, too. keep_best: measure it also
+    with the weights of the epoch with the lowest validation error. precision: "float32" (without TF32) or "bfloat16"
+    (mixed, by autocast, in training; what is measured and a teacher's logits are float32). gradient_steps: steps from
+    the first on whose gradients' norms are recorded. teacher: the Run of the network whose outputs the task learns
+    from. seed: initial weights, batch order, augmentation, dropout. data_seed: split, pairs.
+    Raises ValueError for an impossible value, with what is allowed. Fields equal to their defaults are not in the
+    digest, so a field may be added, but a default never changes.
     """
 
     dataset: Literal[*CANONICAL]
@@ -153,16 +147,11 @@ class Run:
                 object.__setattr__(self, name, coerce(value, kinds, f"Run's {name}"))
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"Run's momentum is of the optimizer sgd; {self.optimizer} has none here")
-        if self.teacher is not None and (self.teacher.dataset, self.teacher.data_seed) != (
-            self.dataset,
-            self.data_seed,
-        ):
+        if self.teacher and (self.teacher.dataset, self.teacher.data_seed) != (self.dataset, self.data_seed):
             raise ValueError("a Run and its teacher need the same dataset and data_seed, so that they share the split")
         if len({self.learning_rate is None, self.epochs == 0, self.batch_size == 0}) > 1:
-            raise ValueError(
-                "a Run needs a learning_rate, epochs >= 1 and batch_size >= 1, or (of an estimator) none of them, not "
-                f"{self.learning_rate}, {self.epochs} and {self.batch_size}"
-            )
+            needed = "a learning_rate, epochs >= 1 and batch_size >= 1, or (of an estimator) none of them"
+            raise ValueError(f"a Run needs {needed}, not {self.learning_rate}, {self.epochs} and {self.batch_size}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, and the loop's version, as plain data."""
@@ -175,22 +164,14 @@ class Run:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Run":
-        """Return the Run that `to_json` wrote; raises ValueError or KeyError when it is not one."""
-        data = dict(data)
-        unknown = set(data) - {item.name for item in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"no field of a Run: {', '.join(sorted(unknown))}")
-        specs = {key: Spec.from_json(data[key]) for key in SPECS if key in data}
-        teacher = {"teacher": Run.from_json(data["teacher"])} if "teacher" in data else {}
-        return cls(**data | specs | teacher)
+        """Return the Run that `to_json` wrote; raises ValueError, TypeError or KeyError when it is not one."""
+        kinds = dict.fromkeys(SPECS, Spec) | {"teacher": Run}
+        return cls(**data | {key: kind.from_json(data[key]) for key, kind in kinds.items() if key in data})
 
     @property
     def local(self) -> bool:
         """True when a part of it is defined outside the package, so that worker processes do not know it."""
-        specs = (getattr(self, name) for name in SPECS)
-        return any(spec is not None and spec.local for spec in specs) or (
-            self.teacher is not None and self.teacher.local
-        )
+        return any(part.local for name in (*SPECS, "teacher") if (part := getattr(self, name)) is not None)
 
     @functools.cached_property  # asked for again and again: half of the time of a sweep that finds all stored
     def digest(self) -> str:
@@ -217,12 +198,10 @@ class Result:
     """What one Run gave, and where it comes from.
 
     status: "finished", or "diverged" (the loss was not finite at step `diverged_at_step`, counted from 0; or what is
-    measured before that step, after an epoch, was not).
-    metrics: name to number or list of numbers at the end; of a run that diverged only what a range test found
-    (learning_rate, and range_test_losses, one a step).
-    history: name to one number an epoch. provenance: wall_seconds, cpu_seconds, device, device_kind, processor
-    (vendor, family and model, as Linux numbers them), cpu_capability (the vector instructions that torch uses),
-    threads, path, versions, data_fingerprint, finished_at; older records lack processor and cpu_capability.
+    measured before that step, after an epoch, was not). metrics: name to number or list of numbers at the end; of a
+    run that diverged only what a range test found (learning_rate, and range_test_losses, one a step). history: name to
+    one number an epoch. provenance: see `training.machine.provenance`; older records lack device_kind, processor and
+    cpu_capability.
     """
 
     run: Run
@@ -234,13 +213,12 @@ class Result:
 
     @property
     def device_kind(self) -> str:
-        """The kind of device that it was trained on, "cpu" or "cuda"; of an older record the device's name tells."""
-        named = "cuda" if self.provenance.get("device", "").startswith(GPUS) else "cpu"
-        return self.provenance.get("device_kind", named)
+        """The kind of device that it was trained on, "cpu" or "cuda"; records that do not name it are of CPUs."""
+        return self.provenance.get("device_kind", "cpu")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record: plain data with NaN as null, the schema, the digest and a checksum of all that."""
-        record = {
+        """Return the record: plain data with NaN as null, the schema and the digest."""
+        return {
             "schema": SCHEMA,
             "digest": self.run.digest,
             "run": self.run.to_json(),
@@ -250,19 +228,12 @@ class Result:
             "history": nan_to_null(self.history),
             "provenance": self.provenance,
         }
-        return record | {"checksum": checksum(record)}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any], whole: bool = False) -> "Result":
-        """Return the Result of a record; raises ValueError when it is damaged or of another schema.
-
-        whole: its checksum was looked at.
-        """
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    def from_json(cls, record: dict[str, Any]) -> "Result":
+        """Return the Result of a record; raises ValueError when it is of another schema."""
+        if record["schema"] != SCHEMA:
             raise ValueError("not a record of this schema")
-        body = {key: value for key, value in record.items() if key != "checksum"}
-        if not whole and checksum(body) != record.get("checksum"):
-            raise ValueError("the checksum does not match the content")
         run = Run.from_json(record["run"])
         if run.digest != record["digest"]:
             raise ValueError("the digest does not match the run")
@@ -287,16 +258,9 @@ def joint_digest(runs: Iterable[Run]) -> str:
     return f"stack-{hashlib.sha256(digests.encode()).hexdigest()[:16]}"
 
 
-def checksum(record: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(record).encode()).hexdigest()[:16]
-
-
 def nan_to_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [nan_to_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return data as JSON has them, with null for what is not finite; TypeError for what JSON cannot hold."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def _null_to_nan(value: Any) -> Any:

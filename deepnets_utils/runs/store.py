@@ -15,8 +15,9 @@ from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.files import locked, move_aside, warn, write_whole
 from deepnets_utils.runs.run import Result, Run, canonical, joint_digest
 
+NO_RECORD = (ValueError, KeyError, TypeError, AttributeError)  # what reading anything else raises
 PART_SECONDS, STACK_SECONDS = 3600.0, 30 * 86_400.0
-CHECKSUM = b'{"checksum":"%b",'
+CHECKSUM = b'{"checksum":"%b",'  # of the rest, at the beginning of a record's line
 
 
 class Store:
@@ -37,18 +38,15 @@ class Store:
         A damaged file is moved aside with a warning, so that the run is done again.
         """
         path = self._record(run)
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            return self._published.get(run.digest)
-        try:
-            result = _read(text)
-            if result.run.digest != run.digest:
-                raise ValueError("it is the record of another run")
-            return result
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            warn(f"record {path.name} is not used: {error}; {move_aside(path)}")
-            return self._published.get(run.digest)
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                result = _read(path.read_bytes())
+                if result.run != run:
+                    raise ValueError("it is the record of another run")
+                return result
+            except NO_RECORD as error:
+                warn(f"record {path.name} is not used: {error}; {move_aside(path)}")
+        return self._published.get(run.digest)
 
     def put(self, result: Result) -> None:
         """Write a record, whole, and remove the run's checkpoint.
@@ -68,17 +66,14 @@ class Store:
             return None
 
     def release(self, claim: FileLock) -> None:
-        """Let go of the claim on a run whose record is stored, and remove its file.
-
-        Whoever still waits on the removed file finds the record when it looks again.
-        """
+        """Let go of the claim on a run whose record is stored, for whoever looks again to find, and remove its file."""
         Path(claim.lock_file).unlink(missing_ok=True)
         claim.release()
 
     def remove_parts(self) -> None:
         """Remove what nobody has touched for long: files that a killed process left half written, stacks' checkpoints.
 
-        Such a checkpoint is of these very runs together; once some of them are stored elsewhere nobody goes on with it.
+        Nobody goes on with a stack once some of its runs are stored elsewhere.
         """
         for pattern, seconds in (("*/.*.partial", PART_SECONDS), ("checkpoints/stack-*.pt", STACK_SECONDS)):
             for part in self.folder.glob(pattern):
@@ -104,10 +99,9 @@ class Store:
         if not path.exists():
             return False
         content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return True
-        text = f"weights {path.name} are not used: the checksum does not match the content"
-        warn(f"{text}; {move_aside(path)}")
+        if whole := hashlib.sha256(content[32:]).digest() == content[:32]:
+            return whole
+        warn(f"weights {path.name} are not used: the checksum does not match the content; {move_aside(path)}")
         return False
 
     def results(self) -> Iterator[Result]:
@@ -116,7 +110,7 @@ class Store:
         for path in sorted((self.folder / "records").glob("*.json")):
             try:
                 result = _read(path.read_bytes())
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, *NO_RECORD):
                 continue
             seen.add(result.run.digest)
             yield result
@@ -138,7 +132,7 @@ def read_records(file: Path) -> Iterator[Result]:
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             yield _read(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except NO_RECORD as error:
             warn(f"{file.name}, line {number} is not used: {error}")
 
 
@@ -149,15 +143,19 @@ def write_records(file: Path, results: Iterable[Result]) -> None:
 
 
 def record_line(result: Result) -> bytes:
-    return canonical(result.to_json()).encode() + b"\n"
+    return sealed(canonical(result.to_json()).encode())
+
+
+def sealed(body: bytes) -> bytes:
+    """Return the line of a record: the text of a JSON object with its checksum in front."""
+    return CHECKSUM % hashlib.sha256(body).hexdigest()[:16].encode() + body[1:] + b"\n"
 
 
 def _read(line: bytes) -> Result:
-    record = json.loads(line)
-    # The canonical text begins with its checksum. To take that of the rest is much faster than to write it anew.
     body = b"{" + line[len(CHECKSUM % (b"0" * 16)) :].rstrip()
-    whole = line.startswith(CHECKSUM % hashlib.sha256(body).hexdigest()[:16].encode())
-    return _usable(Result.from_json(record, whole))
+    if sealed(body).rstrip() != line.rstrip():
+        raise ValueError("the checksum does not match the content")
+    return _usable(Result.from_json(json.loads(body)))
 
 
 def _usable(result: Result) -> Result:

@@ -11,7 +11,7 @@ from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.files import write_text
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result, Run, canonical
-from deepnets_utils.runs.store import Store, read_records, write_records
+from deepnets_utils.runs.store import NO_RECORD, Store, read_records, write_records
 from deepnets_utils.sweeps.estimates import estimate
 from deepnets_utils.sweeps.workers import resolve
 
@@ -29,7 +29,7 @@ def read_runs(file: Path) -> list[Run]:
             runs.append(Run.from_json(json.loads(line)))
     except OSError as error:
         raise ParameterError(f"{file} cannot be read ({error.strerror}); `deepnets plan` writes such lists") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except NO_RECORD as error:
         raise ParameterError(f"{file}, line {len(runs) + 1} is not a run: {error}") from error
     return runs
 

@@ -1,18 +1,18 @@
 """Sweeps: runs in, results out; what is stored is not trained again. Imports no torch."""
 
-import collections
 import contextlib
 import functools
+import itertools
 import math
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from typing import Any
+from dataclasses import replace
 
 from deepnets_utils.runs.errors import ParameterError
 from deepnets_utils.runs.progress import Reporter, duration
-from deepnets_utils.runs.run import LOOP_VERSION, Result, Run, canonical
+from deepnets_utils.runs.run import LOOP_VERSION, Result, Run
 from deepnets_utils.runs.sizes import images_seen
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.driver import IN_FLIGHT, Driver, TrainingFailed
@@ -23,6 +23,10 @@ from deepnets_utils.training.signals import TERMINATED, Terminated, handled, ter
 TRAINER = "deepnets_utils.training.train:train"
 LONG_SECONDS = 2 * 3600.0
 MANY_IMAGES = 20e6  # seen in training, from which on a sweep of unknown time may be long: 100 s to days on two CPUs
+SAID = {
+    signal.SIGINT: "interrupted: what is training is finished and stored; interrupt once more to end now",
+    signal.SIGTERM: "SIGTERM: what is training saves a checkpoint at the end of its epoch, and ends",
+}
 
 
 class SweepTooLong(RuntimeError):
@@ -43,20 +47,17 @@ def sweep(
 ) -> list[Result | None]:
     """Return the Result of each run, in order; train those that are not stored.
 
-    train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine,
-    from 1; with 1, and for models that a notebook defines, the training is in this process.
-    executor: any concurrent.futures Executor, in place of processes; `workers` is then how many runs it trains at a
-    time, for the estimate. Where it shares the store's folder there are checkpoints; teachers and students need that.
-    trainer: "module:function", called as function(run, device=..., checkpoint=...) where the training is, of a teacher
-    also with weights=..., the file to write them to, of a student with teacher=..., the file to read. A teacher whose
-    weights are not in the store is trained before its students. On cuda its module's train_group(runs, device=...,
-    checkpoint=...) gets together what has one group_key(run). yes: go on although more than two hours are estimated.
-    Only this process writes records. Interrupted anywhere, what is finished stays stored and the next call does the
-    rest: after the first Ctrl-C the runs that train on this machine are finished, after the second none is;
-    KeyboardInterrupt follows. After SIGTERM they save a checkpoint at the end of their epoch, and Terminated follows.
-    Raises ValueError for an impossible train or workers, ParameterError for runs of another training loop, and
-    SweepTooLong, before anything is trained, OSError when a record cannot be written, TrainingFailed (from the first
-    error) after all other runs are done.
+    train: "missing", or "never" (a run that is not stored gives None). workers: processes of this machine, from 1; with
+    1, and for what a notebook defines, the training is in this process. executor: any concurrent.futures Executor in
+    their place; `workers` is then how many runs it trains at a time. Where it shares the store's folder there are
+    checkpoints; teachers and students need that. trainer: "module:function", called as `training.train` is; its
+    module's train_group gets what has one group_key. yes: go on although more than two hours are estimated.
+    A teacher whose weights are not in the store is trained before its students. Interrupted anywhere, what is finished
+    stays stored and the next call does the rest: after the first Ctrl-C the runs that train on this machine are
+    finished, after the second none is, and KeyboardInterrupt follows. After SIGTERM they save a checkpoint at the end
+    of their epoch, and Terminated follows.
+    Raises ValueError, ParameterError for runs of another training loop, and SweepTooLong before anything is trained;
+    OSError when a record cannot be written; TrainingFailed, from the first error, after all other runs are done.
     """
     if train not in ("missing", "never"):
         raise ValueError(f"train must be missing or never, not {train!r}")
@@ -65,35 +66,54 @@ def sweep(
     runs = list(runs)
     unique = {run.digest: run for run in runs}
     results = {digest: store.get(run) for digest, run in unique.items()}
-    missing = [unique[digest] for digest, result in results.items() if result is None]
+    missing = {digest: unique[digest] for digest, result in results.items() if result is None}
     if missing and train == "missing":
-        if outdated := {run.loop_version for run in missing} - {LOOP_VERSION}:
+        if outdated := {run.loop_version for run in missing.values()} - {LOOP_VERSION}:
             raise ParameterError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
-        new = len(missing)
-        missing, teachers = _with_teachers(missing, store)
-        workers = min(workers, len(missing))
-        text = f"{new} of {len(unique)} runs to train on {device}, {workers} at a time"
-        text += f", and {len(missing) - new} teachers whose weights are not here" if len(missing) > new else ""
-        known = list(store.results())
-        seconds = estimate(missing, known, device) / workers
-        text += f", {_priced(missing, seconds, device, yes, f'{title}: {text}')}"
-        text += f" {basis(known, device)}".removesuffix(",") if device != "cpu" else ""
+        teachers = _lost_teachers(missing.values(), store)
+        ordered = list((teachers | missing).values())
+        workers = min(workers, len(ordered))
+        plan = f"{len(missing)} of {len(unique)} runs to train on {device}, {workers} at a time"
+        if more := len(ordered) - len(missing):
+            plan += f", and {more} teachers whose weights are not here"
+        plan += f", {_priced(ordered, store, device, workers, yes, f'{title}: {plan}')}"
         with (
-            Reporter(len(missing), title, text) as reporter,
+            Reporter(len(ordered), title, plan) as reporter,
             _gently(reporter) if executor is None else contextlib.nullcontext(threading.Event()) as stop,
         ):
             driver = Driver(store, trainer, device, reporter, stop, teachers)
-            _drive(driver, missing, workers, executor)
+            _drive(driver, ordered, workers, executor)
         if driver.failures:
-            said: dict[str, list[Run]] = {}
-            for run, error in driver.failures:
-                said.setdefault(f"{type(error).__name__}: {error}", []).append(run)
-            more = {text: f" (and {len(runs) - 1} more runs)" if len(runs) > 1 else "" for text, runs in said.items()}
-            text = "\n".join(f"{runs[0]}{more[text]}: {text}" for text, runs in said.items())
-            raise TrainingFailed(text) from driver.failures[0][1]
+            raise TrainingFailed(_in_words(driver.failures)) from driver.failures[0][1]
         results |= driver.results
     return [results[run.digest] for run in runs]
+
+
+def _lost_teachers(runs: Iterable[Run], store: Store) -> dict[str, Run]:
+    """Return the teachers of runs, and theirs, whose weights are not in the store: first those that others need."""
+    there = functools.cache(store.has_weights)
+    lost: dict[str, Run] = {}
+    for run in runs:
+        while run.teacher is not None and not there(run.teacher):
+            run = run.teacher
+            lost[run.digest] = run
+    return dict(reversed(lost.items()))
+
+
+def _priced(runs: list[Run], store: Store, device: str, workers: int, yes: bool, what: str) -> str:
+    """Return in words how long runs take; raises SweepTooLong, with `what` it is about, where nobody allowed it."""
+    known = list(store.results())
+    seconds = estimate(runs, known, device) / workers
+    if math.isnan(seconds):
+        time = f"nothing alike is stored that was trained on {device}, to tell the time from"
+        long = sum(map(images_seen, runs)) > MANY_IMAGES
+    else:
+        time, long = f"about {duration(seconds)}", seconds > LONG_SECONDS
+    if long and not yes:
+        needed = "more than two hours need the parameter yes = True (--yes on the command line)"
+        raise SweepTooLong(f"{what}, {time}: {needed}")
+    return time if device == "cpu" else f"{time} {basis(known, device)}".removesuffix(",")
 
 
 def _drive(driver: Driver, missing: list[Run], workers: int, executor: Executor | None) -> None:
@@ -104,42 +124,17 @@ def _drive(driver: Driver, missing: list[Run], workers: int, executor: Executor 
     if here and not alone:
         driver.reporter.say(f"{len(here)} runs use a model or task of this notebook: trained in this process")
     if elsewhere:
-        taken = take_workers(min(workers, len(elsewhere))) if executor is None else None
-        driver.train(elsewhere, taken or [executor] * min(len(elsewhere), IN_FLIGHT))
+        taken = take_workers(min(workers, len(elsewhere))) if executor is None else [executor] * IN_FLIGHT
+        driver.train(elsewhere, taken)
     driver.train(here, [InProcess()])
 
 
-def _priced(runs: list[Run], seconds: float, device: str, yes: bool, what: str) -> str:
-    """Return in words how long runs take; raises SweepTooLong, with `what` it is about, where nobody allowed it."""
-    time = f"about {duration(seconds)}"
-    if math.isnan(seconds):
-        time = f"nothing alike is stored that was trained on {device}, to tell the time from"
-    if too_long(runs, seconds) and not yes:
-        raise SweepTooLong(
-            f"{what}, {time}: more than two hours need the parameter yes = True (--yes on the command line)"
-        )
-    return time
-
-
-def in_rounds(runs: Iterable[Run], *, last_cell_first: bool = False) -> list[Run]:
-    """Return the first run of every cell, then the second, and so on; runs of a cell differ in their seeds alone."""
-    places: collections.Counter[str] = collections.Counter()
-    rounds: dict[int, list[Run]] = collections.defaultdict(list)
-    for run in {run.digest: run for run in runs}.values():
-        cell = canonical(_without_seeds(run.to_json()))
-        rounds[places[cell]].append(run)
-        places[cell] += 1
-    return [run for number in sorted(rounds) for run in rounds[number][:: -1 if last_cell_first else 1]]
-
-
-def _without_seeds(run: dict[str, Any]) -> dict[str, Any]:
-    left = {name: value for name, value in run.items() if name not in ("seed", "data_seed")}
-    return left | ({"teacher": _without_seeds(run["teacher"])} if "teacher" in run else {})
-
-
-def too_long(runs: Iterable[Run], seconds: float) -> bool:
-    """Return whether runs that are estimated at `seconds` (NaN: unknown) need the word of who started them."""
-    return seconds > LONG_SECONDS or (math.isnan(seconds) and sum(map(images_seen, runs)) > MANY_IMAGES)
+def _in_words(failures: list[tuple[Run, BaseException]]) -> str:
+    said: dict[str, list[Run]] = {}
+    for run, error in failures:
+        said.setdefault(f"{type(error).__name__}: {error}", []).append(run)
+    counts = {why: f" (and {len(runs) - 1} more runs)" if len(runs) > 1 else "" for why, runs in said.items()}
+    return "\n".join(f"{runs[0]}{counts[why]}: {why}" for why, runs in said.items())
 
 
 @contextlib.contextmanager
@@ -150,23 +145,18 @@ def _gently(reporter: Reporter) -> Iterator[threading.Event]:
     """
     stop = threading.Event()
 
-    def say(text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # this process was about to print, too
-            reporter.say(text)
-
-    def interrupt(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        say("interrupted: what is training is finished and stored; interrupt once more to end now")
-
-    def terminate(number: int, frame: object) -> None:
-        if not terminated.is_set():  # a cluster may send it twice
-            say("SIGTERM: what is training saves a checkpoint at the end of its epoch, and ends")
-        stop.set()
-        terminated.set()
+    def end(number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            terminated.set()
+        else:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not stop.is_set():  # a cluster may send it twice
+            stop.set()
+            with contextlib.suppress(RuntimeError):  # this process was about to print, too
+                reporter.say(SAID[number])
 
     try:
-        with handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+        with handled(dict.fromkeys(SAID, end)):
             yield stop
     finally:
         ended = terminated.is_set()
@@ -177,18 +167,14 @@ def _gently(reporter: Reporter) -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def _with_teachers(missing: list[Run], store: Store) -> tuple[list[Run], dict[str, Run]]:
-    """Return the missing runs, each after its teacher where its weights are not in the store, and these teachers."""
-    lost: dict[str, Run] = {}
-    order: dict[str, Run] = {}
-    there = functools.cache(store.has_weights)
+def in_rounds(runs: Iterable[Run], *, last_cell_first: bool = False) -> list[Run]:
+    """Return the first run of every cell, then the second, and so on; runs of a cell differ in their seeds alone."""
+    cells: dict[Run, list[Run]] = {}
+    for run in dict.fromkeys(runs):
+        cells.setdefault(_without_seeds(run), []).append(run)
+    ordered = list(cells.values())[:: -1 if last_cell_first else 1]
+    return [run for of_a_round in itertools.zip_longest(*ordered) for run in of_a_round if run is not None]
 
-    def add(run: Run) -> None:
-        if run.teacher is not None and not there(run.teacher):
-            lost[run.teacher.digest] = run.teacher
-            add(run.teacher)
-        order.setdefault(run.digest, run)
 
-    for run in missing:
-        add(run)
-    return list(order.values()), lost
+def _without_seeds(run: Run) -> Run:
+    return replace(run, seed=0, data_seed=0, teacher=run.teacher and _without_seeds(run.teacher))

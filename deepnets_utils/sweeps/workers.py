@@ -5,13 +5,14 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import math
 import os
+import pkgutil
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+import types
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -27,7 +28,6 @@ from deepnets_utils.training.signals import terminated
 DEVICES = ("auto", "cpu", "cuda")
 DASK = "DEEPNETS_DASK"  # environment variable with the address of a Dask scheduler
 SCHEDULER_SECONDS = 10.0  # in which a scheduler answers
-OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux's control groups
 STACKED = ("cuda",)  # kinds of device on which runs train as one network: it fills those, and a CPU is full
 
 _one_run = threading.Lock()  # torch's generator and number formats belong to the whole process
@@ -55,10 +55,9 @@ def call_group(
 ) -> list[Result]:
     """Train one run, or several together as one network, one call at a time in a process; an Executor is sent this.
 
-    driver: its `versions`. trainer: "module:function". claim: a file that the driver has in its store now. files: what
-    is read and written, by option. A worker that does not see the claim shares no folder with the driver: it trains
-    without checkpoints.
-    Raises UnfitWorker, before anything is trained.
+    driver: its `versions`. trainer: "module:function". files: what is read and written, by option. claim: a file of the
+    driver; a worker that does not see it shares no folder with the driver and trains without checkpoints. Raises
+    UnfitWorker, before anything is trained.
     """
     host = f"worker {os.getpid()} on {socket.gethostname()}"
     if versions() != driver:
@@ -69,12 +68,11 @@ def call_group(
         files = {}
     try:
         with _one_run:
-            name, _, function = trainer.partition(":")
-            module = importlib.import_module(name)
             if together:
-                return module.train_group(runs, device=device, **files)
+                module, _, _ = trainer.partition(":")
+                return importlib.import_module(module).train_group(runs, device=device, **files)
             [run] = runs
-            return [getattr(module, function)(run, device=device, **files)]
+            return [pkgutil.resolve_name(trainer)(run, device=device, **files)]
     except DataError as error:
         raise UnfitWorker(f"{host}: {error}") from error
 
@@ -88,15 +86,15 @@ def groups(trainer: str, runs: Iterable[Run], device: str, teachers: Collection[
     # Late: this module imports no torch.
     module = importlib.import_module(trainer.partition(":")[0]) if device.startswith(STACKED) else None
     key_of = getattr(module, "group_key", lambda run: None)
-    together: dict[tuple[bool, Any], list[Run]] = {}
+    alike: dict[Any, list[Run]] = {}
     for run in runs:
         key = None if run.digest in teachers else key_of(run)
-        together.setdefault((False, run.digest) if key is None else (True, key), []).append(run)
-    found = []
-    for (stacked, _), part in together.items():
-        size = module.group_size(part[0]) if stacked else 1
-        found += [(stacked, part[start : start + size]) for start in range(0, len(part), size)]
-    return found
+        alike.setdefault((key is not None, key or run.digest), []).append(run)
+    parts = []
+    for (together, _), group in alike.items():
+        size = module.group_size(group[0]) if together else 1
+        parts += [(together, group[start : start + size]) for start in range(0, len(group), size)]
+    return parts
 
 
 class InProcess(Executor):
@@ -119,21 +117,22 @@ class WorkerProcess(Executor):
     """
 
     def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
         context = get_context("spawn")
         reader, self._lifeline = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_live_with, initargs=(reader,))
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        with _no_main_file():
-            try:
-                return self._pool.submit(call, *args, **kwargs)
-            except BrokenProcessPool:
-                self.shutdown()
-                self._start()
-                return self._pool.submit(call, *args, **kwargs)
+        # A process that is spawned now would run this one's script again, and its sweep once more. What a worker is
+        # sent stands in modules: models of a notebook or script train in the process that defines them.
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            return self._pool.submit(call, *args, **kwargs)
+        except BrokenProcessPool:
+            self.shutdown()
+            self.__init__()
+            return self._pool.submit(call, *args, **kwargs)
+        finally:
+            sys.modules["__main__"] = main
 
     def terminate(self) -> None:
         """Have the process end its training at its epoch's end with Terminated; a process that just starts, too."""
@@ -146,38 +145,18 @@ class WorkerProcess(Executor):
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _no_main_file() -> Iterator[None]:
-    """Have a process that is spawned now not run this one's script again, which would start its sweep once more.
-
-    What a worker is sent stands in modules: models of a notebook or script train in the process that defines them.
-    """
-    main = sys.modules["__main__"]
-    before = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
-    main.__dict__.update(dict.fromkeys(before))
-    try:
-        yield
-    finally:
-        main.__dict__.update(before)
-
-
-_idle: list[WorkerProcess] = []
+idle: list[WorkerProcess] = []  # what a sweep leaves to the next one, for a start costs seconds
 
 
 def take_workers(count: int) -> list[WorkerProcess]:
-    """Return `count` workers, those that an earlier sweep of this process left first: a start costs seconds."""
-    return [_idle.pop() if _idle else WorkerProcess() for _ in range(count)]
-
-
-def keep_workers(workers: Iterable[WorkerProcess]) -> None:
-    """Leave idle workers to the next sweep; they end with this process, or by `end_workers`."""
-    _idle.extend(workers)
+    """Return `count` workers, idle ones first."""
+    return [idle.pop() if idle else WorkerProcess() for _ in range(count)]
 
 
 def end_workers() -> None:
-    """End the workers that are idle."""
-    while _idle:
-        _idle.pop().shutdown()
+    """End the workers that are idle; they end with this process, too."""
+    while idle:
+        idle.pop().shutdown()
 
 
 def _live_with(lifeline: Connection) -> None:
@@ -202,8 +181,9 @@ def engine(device: str, workers: int) -> dict[str, Any]:
     device, workers: from `resolve`. The cluster is the one whose scheduler $DEEPNETS_DASK names. On cuda each call
     takes one of the worker resource GPU; ParameterError where no worker offers it.
     """
-    if (client := _client(os.environ.get(DASK, ""))) is None:
+    if not os.environ.get(DASK):
         return {"device": device, "workers": workers}
+    client = _client(os.environ[DASK])
     offered = [worker["resources"].get("GPU", 0) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     if device == "cuda":
         if offered and not any(offered):
@@ -217,8 +197,6 @@ def engine(device: str, workers: int) -> dict[str, Any]:
 
 @functools.cache
 def _client(address: str) -> Any:
-    if not address:
-        return None
     from distributed import Client
 
     return Client(address, set_as_default=False)
@@ -242,8 +220,9 @@ def use_cluster(address: str) -> None:
 def resolve(device: str, workers: int) -> tuple[str, int]:
     """Return the device and the number of runs at a time that "auto" and 0 stand for on this machine.
 
-    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means as many as `usable_cpus`, and one on
-    cuda. For a Dask cluster "auto" is cpu: this machine says nothing about the workers'.
+    device: "auto" (cuda where there is one), "cpu" or "cuda". workers: 0 means one a CPU that this process may use (by
+    its affinity, a container's quota and $LOKY_MAX_CPU_COUNT), and one on cuda. For a Dask cluster "auto" is cpu: this
+    machine says nothing about the workers'.
     Raises ParameterError for other values, and for cuda where there is none.
     """
     if workers < 0:
@@ -255,32 +234,11 @@ def resolve(device: str, workers: int) -> tuple[str, int]:
     elif device != "cpu":
         import torch  # late: this module imports no torch
 
-        if torch.cuda.is_available():
-            device = "cuda"
-        elif device == "cuda":
+        if device == "cuda" and not torch.cuda.is_available():
             raise ParameterError("device is cuda, but torch finds no CUDA device here; there is cpu (or auto)")
-        else:
-            device = "cpu"
-    return device, workers or (usable_cpus() if device == "cpu" else 1)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not workers and device == "cpu":
+        from joblib import cpu_count  # late: help needs none
 
-
-def usable_cpus() -> int:
-    """Return the CPUs that this process may use, from 1: those of its affinity, or its share of them by a quota."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min([affinity, *_quotas()]))
-
-
-def _quotas() -> Iterator[float]:
-    """Yield the CPU quotas, in CPUs, of this process's control groups (a container's, say) and of those above them."""
-    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        # Version 1 names its controllers, version 2 has one tree for all.
-        root, names = (GROUPS / "cpu", ("cfs_quota_us", "cfs_period_us")) if controllers else (GROUPS, ("max",))
-        own = Path(path.strip("/"))
-        for group in (own, *own.parents):
-            with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
-                quota, period = " ".join((root / group / f"cpu.{name}").read_text() for name in names).split()
-                if int(quota) > 0:  # version 1 says -1 for none
-                    yield int(quota) / int(period)
+        workers = cpu_count()
+    return device, workers or 1
