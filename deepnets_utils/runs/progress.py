@@ -35,18 +35,18 @@ class Reporter:
     """Counts what is done out of `total`: one bar, or a line at the start, every 30 s and at the end.
 
     title: begins these lines, for several notebooks may write into one log. plan: what the first of them says.
-    unit: what is counted. done: how much of it an earlier call did.
+    unit: what is counted.
     """
 
-    def __init__(self, total: float, title: str, plan: str, unit: str = "runs", done: float = 0) -> None:
-        self.total, self.title, self.unit, self.done, self._new = total, title, unit, done, 0.0
+    def __init__(self, total: float, title: str, plan: str, unit: str = "runs") -> None:
+        self.total, self.title, self.unit, self.done = total, title, unit, 0.0
         self._started = self._spoken = time.monotonic()
         self._bar = None
         self.say(f"{title}: {plan}")
         if watched():
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=unit == "MB")
+            self._bar = tqdm(total=total, unit=f" {unit}", unit_scale=unit == "MB")
 
     def __enter__(self) -> "Reporter":
         return self
@@ -66,13 +66,12 @@ class Reporter:
         return f"{self.title}: {round(self.done, 1)} of {round(self.total, 1)} {self.unit}"
 
     def advance(self, amount: float = 1) -> None:
-        """Count one finished run, or another amount; a negative one is to be done again."""
+        """Count one finished run, or another amount."""
         self.done += amount
-        self._new += max(0, amount)
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(amount)
-        elif amount > 0 and now - self._spoken >= LINE_SECONDS and self.done < self.total:
+        elif now - self._spoken >= LINE_SECONDS and self.done < self.total:
             self._spoken = now
-            left = (now - self._started) / self._new * (self.total - self.done)
+            left = (now - self._started) / self.done * (self.total - self.done)
             self.say(f"{self._amount()}, about {duration(left)} left")
