@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from deepnets_utils.models.registry import register_model
-from deepnets_utils.models.residual import ResidualPair
+from deepnets_utils.models.residual import ResidualBlock
 from deepnets_utils.runs.run import PositiveFloat
 
 CHANNELS, SIZE = 3, 32  # of the images
@@ -71,7 +71,7 @@ def notation(
                 channels = outputs
             case "pair":
                 step = stride if written not in (0, layer.width) else 1
-                network.append(ResidualPair(channels, outputs, step))
+                network.append(ResidualBlock(channels, outputs, step))
                 channels, size, written = outputs, math.ceil(size / step), layer.width
             case "mp":
                 if size == 1:

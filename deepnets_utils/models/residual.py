@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class ResidualPair(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm and a skip over both (He et al., 2016: ReLU after the addition).
 
     Float [N, inputs, H, W] to [N, outputs, H / stride, W / stride], rounded up. The skip is the identity where shapes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepnets_utils.data.tasks.digit_pairs import PairLogits
 from deepnets_utils.models.registry import register_model
-from deepnets_utils.models.residual import ResidualPair
+from deepnets_utils.models.residual import ResidualBlock
 
 
 class Siamese(nn.Module):
@@ -89,7 +89,7 @@ def ResNet(*, sharing: bool = True) -> Siamese:
 
     def branch() -> nn.Module:
         stem = [nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
-        blocks = [ResidualPair(32, 32, bias=True) for _ in range(3)]
+        blocks = [ResidualBlock(32, 32, bias=True) for _ in range(3)]
         return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
     return Siamese(branch, _head(), sharing)

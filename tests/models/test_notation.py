@@ -9,7 +9,7 @@ from torch import nn
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.models.cost import cost, multiply_adds, training_operations
-from deepnets_utils.models.residual import ResidualPair
+from deepnets_utils.models.residual import ResidualBlock
 from deepnets_utils.models.siamese import Net
 from deepnets_utils.runs.run import Run
 from deepnets_utils.training.train import train
@@ -158,7 +158,7 @@ def test_width_multiplies_every_layer_but_the_classes(width: float, widths: list
 def test_width_of_a_residual_network() -> None:
     network = network_of(**DEEP_RESNET, width=0.001)
     assert {shape[:2] for shape in shapes(network)} == {(1, 3), (1, 1), (10, 1)}
-    strides = [pair.layers[0].stride for pair in kinds(network, ResidualPair)]
+    strides = [pair.layers[0].stride for pair in kinds(network, ResidualBlock)]
     assert strides.count((2, 2)) == 2, "where the written width changes, whatever the multiplier makes of it"
     assert network(images()).shape == (8, 10)
 
@@ -166,8 +166,8 @@ def test_width_of_a_residual_network() -> None:
 @pytest.mark.parametrize(("stride", "sizes"), [(2, (32, 16, 8)), (1, (32, 32, 32))])
 def test_pairs_of_the_deep_residual_network(stride: int, sizes: tuple[int, ...]) -> None:
     network = on_meta(**DEEP_RESNET, stride=stride)
-    pairs = kinds(network, ResidualPair)
-    assert [type(layer) for layer in network] == [ResidualPair] * 18 + [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
+    pairs = kinds(network, ResidualBlock)
+    assert [type(layer) for layer in network] == [ResidualBlock] * 18 + [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
     widths = [64] * 4 + [128] * 6 + [256] * 8
     assert [pair.layers[3].out_channels for pair in pairs] == widths
     assert [number for number, pair in enumerate(pairs) if kinds(pair.skip, nn.Conv2d)] == [0, 4, 10]
@@ -182,7 +182,7 @@ def test_pairs_of_the_deep_residual_network(stride: int, sizes: tuple[int, ...])
 
 def test_a_skip_passes_over_two_convolutions() -> None:
     torch.manual_seed(0)
-    changed, same = kinds(network_of(layers="6c4-10fc", residual=True), ResidualPair)
+    changed, same = kinds(network_of(layers="6c4-10fc", residual=True), ResidualBlock)
     for pair in (changed, same):
         pair.eval()
         nn.init.zeros_(pair.layers[-1].weight)
@@ -196,7 +196,7 @@ def test_a_skip_passes_over_two_convolutions() -> None:
 
 def test_a_pair_is_relu_after_the_addition() -> None:
     torch.manual_seed(0)
-    pair = ResidualPair(3, 6, 2)
+    pair = ResidualBlock(3, 6, 2)
     first, first_norm, _, second, second_norm = pair.layers
     projection, norm = pair.skip
     expected = second_norm(second(first_norm(first(images())).relu())) + norm(projection(images()))
