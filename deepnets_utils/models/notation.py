@@ -24,8 +24,7 @@ DROPOUT = re.compile(r"([a-z]+[1-9][0-9]*):(0\.0*[1-9][0-9]*)")
 
 
 class Layer(NamedTuple):
-    """kind: "c", "pair" (two "c" under one skip), "mp" or "fc". width: N, 0 of mp. place: "mp1", "fc2", ..., its kind
-    and number."""
+    """kind: "c", "pair" (two "c" under one skip), "mp" or "fc". width: N, 0 of mp. place: kind and number, "fc2"."""
 
     kind: str
     width: int
@@ -51,9 +50,7 @@ def notation(
     Input: float [N, 3, 32, 32], in training N from 2 (batch norm); output: logits, float [N, classes]. PyTorch's
     default initialisation. The default `layers` are a linear classifier of the pixels.
     Each layer of a plain network has biases, in front of batch norm too; a residual network has them in its fully
-    connected layers alone, as in He et al. (2016). With that the document's networks have 5,346,142 (Teacher-1),
-    11,154,698 (Deep-ResNet), 10,496,010 (3-layer-1-CONV), 9,877,186 (4-layer-2-CONV), 10,518,538 (3-layer-linear),
-    10,920,610 (4-layer-linear), 7,895,562 (Shallow-ResNet) and 10,601,482 (Deep-linear) parameters.
+    connected layers alone, as in He et al. (2016): 5,346,142 parameters of Teacher-1, 11,154,698 of Deep-ResNet.
     Raises ValueError for an impossible option, with the piece that is wrong.
     """
     if stride == 1 and not residual:
@@ -85,8 +82,7 @@ def notation(
                     network += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if residual else [nn.Flatten()]
                     channels *= 1 if residual else size * size
                 network.append(nn.Linear(channels, outputs))
-                if layer is not classes:
-                    network += [nn.BatchNorm1d(outputs), nn.ReLU()]
+                network += [] if layer is classes else [nn.BatchNorm1d(outputs), nn.ReLU()]
                 channels = outputs
         if layer.place in probabilities:
             network.append(nn.Dropout(probabilities[layer.place]))

@@ -66,7 +66,8 @@ class ImageClasses:
 
         parts = {"train": split(pixels[train], labels[train])}
         if self.extended:
-            copies = flipped_and_cropped(pixels[train], data_seed)
+            change = FlipCrop()
+            copies = change.apply(pixels[train], change.draw(len(train), generator("extension", data_seed)))
             parts["train"] = split(torch.cat((pixels[train], copies)), labels[train].repeat(2))
         if len(validation):
             parts["validation"] = split(pixels[validation], labels[validation])
@@ -125,10 +126,3 @@ class ImageClasses:
         """Return loss (the task's mean), accuracy and error, both in percent."""
         accuracy = 100 * self.hits(outputs, targets).item() / len(targets)
         return {"loss": self.loss(outputs, targets).item(), "accuracy": accuracy, "error": 100 - accuracy}
-
-
-def flipped_and_cropped(pixels: Tensor, data_seed: int) -> Tensor:
-    """Return each image, uint8 [N, C, H, W], flipped and cropped by chance as `FlipCrop` does it, once."""
-    change = FlipCrop()
-    drawn = change.draw(len(pixels), generator("extension", data_seed))
-    return change.apply(pixels, drawn)

@@ -60,7 +60,7 @@ class Task(Protocol):
     measures: tuple[str, ...]
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
-        """Return "train", "test" and, where the task has one, "validation". Raises ValueError when too small."""
+        """Return "train", "test" and, where the task has one, "validation". Raises ValueError for too few images."""
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
