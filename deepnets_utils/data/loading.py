@@ -73,8 +73,7 @@ def _read(name: str) -> Images:
         raise DataError(f"{name}: cannot be read ({error}). {anew}") from error
     digest = hashlib.sha256()
     for array in (tensor.numpy() for tensor in arrays):
-        digest.update(f"{array.dtype.name} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1))
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     if (fingerprint := digest.hexdigest()) != CANONICAL[name]:
         raise DataError(f"{name}: damaged, its fingerprint is {fingerprint}, not {CANONICAL[name]}. {anew}")
     return Images(name, *arrays, fingerprint)
