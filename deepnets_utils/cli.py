@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepnets_utils.data import downloading, inventory
+from deepnets_utils.data import inventory
 from deepnets_utils.reports import parameters
 from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
 from deepnets_utils.reports.pdf import find_browser, write_pdf
@@ -208,12 +208,14 @@ def data(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="None means all data sets.")] = None,
 ) -> None:
     """Check the data sets; unpack archives that lie there, download what is missing."""
+    from deepnets_utils.data import downloading, loading
+
     for name in names or []:
         if name not in inventory.DATA_SETS:
             raise ParameterError(f"no data set is called {name!r}; there are {', '.join(inventory.DATA_SETS)}")
     failed = False
     for name in names or inventory.FILES:
-        if (state := inventory.check(name)) != "ready":
+        if (state := loading.check(name)) != "ready":
             print(f"{name}: {state}", file=sys.stderr, flush=True)
             try:
                 downloading.download(name)
@@ -296,6 +298,8 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
     missing = [run for file in files for run in read_runs(file) if not run.local and store.get(run) is None]
     if not missing:
         return planned
+    from deepnets_utils.data import downloading
+
     values = _values(_selected(studies)[0], given)
     place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
     yes = values.get("yes", False) or values["profile"] == "overnight"

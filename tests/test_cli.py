@@ -361,18 +361,18 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
 def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(
     deepnets: Deepnets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils.data import downloading, inventory
+    from deepnets_utils.data import downloading, loading
 
     def download(name: str) -> None:
         if name == "cifar10":
             raise DataError("cifar10: no server answers")
 
-    states = {"mnist": "ready", "fashion_mnist": "missing", "cifar10": "damaged: test_batch"}
-    monkeypatch.setattr(inventory, "check", states.get)
+    states = {"mnist": "ready", "fashion_mnist": "missing", "cifar10": "damaged"}
+    monkeypatch.setattr(loading, "check", states.get)
     monkeypatch.setattr(downloading, "download", download)
     code, out, err = deepnets("data")
     assert code == 1 and out == "mnist: ready\nfashion_mnist: ready now\ncifar10: no server answers\n"
-    assert "cifar10: damaged: test_batch\n" in err
+    assert "cifar10: damaged\n" in err
     assert deepnets("data", "mnist")[:2] == (0, "mnist: ready\n")
 
 

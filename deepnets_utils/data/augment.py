@@ -36,14 +36,13 @@ class FlipCrop:
 
     def apply(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         n, _, height, width = pixels.shape
-        flip, top, left = drawn.long().unbind(1)
-        rows = torch.arange(height, device=pixels.device) + (top - self.padding)[:, None]
+        flip, top, left = drawn.long()[..., None].unbind(1)
+        rows = torch.arange(height, device=pixels.device) + top
         columns = torch.arange(width, device=pixels.device)
-        columns = torch.where(flip[:, None] == 1, width - 1 - columns, columns) + (left - self.padding)[:, None]
-        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+        columns = torch.where(flip == 1, width - 1 - columns, columns) + left
         image = torch.arange(n, device=pixels.device)[:, None, None]
-        rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
-        return (pixels.permute(0, 2, 3, 1)[image, rows, columns] * inside[..., None]).permute(0, 3, 1, 2)
+        padded = F.pad(pixels, [self.padding] * 4).permute(0, 2, 3, 1)
+        return padded[image, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 TRIES = 10  # of a crop that fits into the image, before the whole image is taken, as in torchvision

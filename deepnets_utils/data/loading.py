@@ -5,24 +5,18 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepnets_utils.data.downloading import download
-from deepnets_utils.data.inventory import (
-    ARCHIVES,
-    FILES,
-    DataDamaged,
-    copies,
-    places,
-    present,
-    raise_fault,
-    torchvision_class,
-)
+from deepnets_utils.data.inventory import FILES, how_to_get, missing
 from deepnets_utils.runs.datasets import CANONICAL
+from deepnets_utils.runs.errors import DataError
 from deepnets_utils.runs.paths import data_root
+
+Arrays = tuple[Tensor, Tensor, Tensor, Tensor]  # as Images has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,33 +39,47 @@ class Images:
 def load(name: str) -> Images:
     """Return the data set `name`, read once per process and equal to the canonical one; never download.
 
-    Where only its archives lie in data_root() they are unpacked. All callers share the tensors: do not write to them.
-    Raises ValueError for a name not in DATA_SETS, DataNotFound or DataDamaged with the file and what gets it.
+    All callers share the tensors: do not write to them. Raises ValueError for a name not in DATA_SETS, DataError, with
+    what gets the data set, where a file is missing or damaged.
     """
-    root = data_root()
-    if not present(name) and all(copies(archive, places(name, root)) for archive in ARCHIVES[name]):
-        download(name, online=False)
-    raise_fault(name, root, hashing=False)
+    return _read(name)
+
+
+def check(name: str) -> str:
+    """Return "ready", "missing" or "damaged" of what lies in the data folder now, every pixel and label looked at."""
+    if missing(name, data_root()):
+        return "missing"
     try:
-        # The fingerprint covers every pixel and label, so files are hashed only to name the damaged one.
-        return _verified(name, _read(name, root) if name in FILES else _enlarged_digits(name))
-    except Exception:
-        raise_fault(name, root, hashing=True)
-        raise
+        _read(name)
+    except DataError:
+        return "damaged"
+    return "ready"
 
 
-def _verified(name: str, arrays: tuple[Tensor, Tensor, Tensor, Tensor]) -> Images:
+def torchvision_class(name: str) -> Any:
+    from torchvision import datasets  # late: it takes seconds, and most callers need no real data
+
+    return getattr(datasets, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}[name])
+
+
+def _read(name: str) -> Images:
+    root = data_root()
+    anew = f"`deepnets data` puts it into {root} anew"
+    if absent := missing(name, root):
+        raise DataError(f"{name}: {absent[0]} is missing. {how_to_get(name)}")
+    try:
+        arrays = _published(name, root) if name in FILES else _enlarged_digits(name)
+    except Exception as error:  # torchvision trusts the files
+        raise DataError(f"{name}: cannot be read ({error}). {anew}") from error
     digest = hashlib.sha256()
     for array in (tensor.numpy() for tensor in arrays):
-        digest.update(f"{array.dtype.name} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1))
-    fingerprint, canonical = digest.hexdigest(), CANONICAL[name]
-    if fingerprint != canonical:
-        raise DataDamaged(f"{name}: the arrays' fingerprint is {fingerprint}, not {canonical}: not used")
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    if (fingerprint := digest.hexdigest()) != CANONICAL[name]:
+        raise DataError(f"{name}: damaged, its fingerprint is {fingerprint}, not {CANONICAL[name]}. {anew}")
     return Images(name, *arrays, fingerprint)
 
 
-def _enlarged_digits(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _enlarged_digits(name: str) -> Arrays:
     # To import scikit-learn takes two seconds, in each worker anew: its file is read without.
     [folder] = importlib.util.find_spec("sklearn").submodule_search_locations
     digits = np.loadtxt(Path(folder, "datasets/data/digits.csv.gz"), dtype=np.int64, delimiter=",")
@@ -84,14 +92,10 @@ def _enlarged_digits(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pixels[:1397], labels[:1397], pixels[1397:], labels[1397:]
 
 
-def _read(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dataset = torchvision_class(name)
-    if name != "cifar10":
-        train, test = dataset(root, train=True), dataset(root, train=False)
-        return train.data[:, None], train.targets, test.data[:, None], test.targets
-    # Asked for a part, torchvision hashes all six files: one part that has all of them halves the time.
-    parts = {"train_list": dataset.train_list + dataset.test_list, "test_list": []}
-    whole = type(name, (dataset,), parts)(root)
-    pixels, labels = torch.from_numpy(whole.data.transpose(0, 3, 1, 2)), torch.tensor(whole.targets)
-    n = len(labels) * len(dataset.train_list) // len(whole.train_list)
-    return pixels[:n], labels[:n], pixels[n:], labels[n:]
+def _published(name: str, root: Path) -> Arrays:
+    arrays: list[Tensor] = []
+    for train in (True, False):
+        part = torchvision_class(name)(root, train=train)
+        pixels, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets)
+        arrays += [pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2), labels]
+    return tuple(arrays)

@@ -10,28 +10,25 @@ and has neither: its N outputs are the classes' logits.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepnets_utils.models.registry import register_model
+from deepnets_utils.models.residual import ResidualBlock
 from deepnets_utils.runs.run import PositiveFloat
 
 CHANNELS, SIZE = 3, 32  # of the images
 PIECE = re.compile(r"mp|([1-9][0-9]*)(c|fc)([1-9][0-9]*)?")
-DROPOUT = re.compile(r"((?:mp|fc)[1-9][0-9]*):(0\.0*[1-9][0-9]*)")
+DROPOUT = re.compile(r"([a-z]+[1-9][0-9]*):(0\.0*[1-9][0-9]*)")
 
 
 class Layer(NamedTuple):
-    """kind: "c", "pair" (two "c" under one skip), "mp" or "fc". width: N, 0 of mp. place: "mp1", "fc2", ..., its kind
-    and number. start: where its piece begins in the string."""
+    """kind: "c", "pair" (two "c" under one skip), "mp" or "fc". width: N, 0 of mp. place: kind and number, "fc2"."""
 
     kind: str
     width: int
     place: str
-    start: int
 
 
 @register_model(version=1)
@@ -53,16 +50,14 @@ def notation(
     Input: float [N, 3, 32, 32], in training N from 2 (batch norm); output: logits, float [N, classes]. PyTorch's
     default initialisation. The default `layers` are a linear classifier of the pixels.
     Each layer of a plain network has biases, in front of batch norm too; a residual network has them in its fully
-    connected layers alone, as in He et al. (2016). With that the document's networks have 5,346,142 (Teacher-1),
-    11,154,698 (Deep-ResNet), 10,496,010 (3-layer-1-CONV), 9,877,186 (4-layer-2-CONV), 10,518,538 (3-layer-linear),
-    10,920,610 (4-layer-linear), 7,895,562 (Shallow-ResNet) and 10,601,482 (Deep-linear) parameters.
-    Raises ValueError for an impossible option; it shows a bad string and marks the bad piece.
+    connected layers alone, as in He et al. (2016): 5,346,142 parameters of Teacher-1, 11,154,698 of Deep-ResNet.
+    Raises ValueError for an impossible option, with the piece that is wrong.
     """
     if stride == 1 and not residual:
         raise ValueError("stride is an option of residual networks; others shrink their images with mp alone")
     found = parse(layers, residual)
     *hidden, classes = found
-    probabilities = parse_dropout(dropout, [layer.place for layer in hidden])
+    probabilities = _parse_dropout(dropout, [layer.place for layer in hidden if layer.kind in ("mp", "fc")])
     network: list[nn.Module] = []
     channels, size, written = CHANNELS, SIZE, 0
     for layer in found:
@@ -73,11 +68,11 @@ def notation(
                 channels = outputs
             case "pair":
                 step = stride if written not in (0, layer.width) else 1
-                network.append(ResidualPair(channels, outputs, step))
+                network.append(ResidualBlock(channels, outputs, step))
                 channels, size, written = outputs, math.ceil(size / step), layer.width
             case "mp":
                 if size == 1:
-                    raise _marked(layers, "mp", layer.start, "has only one pixel left to pool")
+                    raise ValueError(f"{layer.place} has only one pixel left to pool")
                 # A maximum and a ReLU give the same in either order, and after pooling there is less to rectify.
                 behind = 1 if network and isinstance(network[-1], nn.ReLU) else 0
                 network.insert(len(network) - behind, nn.MaxPool2d(2))
@@ -87,91 +82,48 @@ def notation(
                     network += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if residual else [nn.Flatten()]
                     channels *= 1 if residual else size * size
                 network.append(nn.Linear(channels, outputs))
-                if layer is not classes:
-                    network += [nn.BatchNorm1d(outputs), nn.ReLU()]
+                network += [] if layer is classes else [nn.BatchNorm1d(outputs), nn.ReLU()]
                 channels = outputs
         if layer.place in probabilities:
             network.append(nn.Dropout(probabilities[layer.place]))
     return nn.Sequential(*network)
 
 
-class ResidualPair(nn.Module):
-    """Two 3x3 convolutions with batch norm and a skip over both (He et al., 2016: ReLU after the addition).
-
-    Float [N, inputs, H, W] to [N, outputs, H / stride, W / stride], rounded up. The skip is the identity where shapes
-    are equal, else a 1x1 convolution with batch norm. No convolution has a bias.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.skip: nn.Module = nn.Identity()
-        if (inputs, stride) != (outputs, 1):
-            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.layers(features) + self.skip(features))
-
-
 def parse(layers: str, residual: bool = False) -> list[Layer]:
     """Return the layers of the notation in order, the convolutions of a residual network in pairs.
 
-    Raises ValueError for any other string, and marks the bad piece.
+    Raises ValueError for any other string, with the bad piece.
     """
     found: list[Layer] = []
     numbers = Counter[str]()
-    for part, start in _split(layers, "-"):
-        match = PIECE.fullmatch(part)
+    for piece in layers.split("-"):
+        match = PIECE.fullmatch(piece)
         if match is None:
-            raise _marked(layers, part, start, "is not one of Nc, NcK, mp, Nfc, NfcK, with N and K from 1, joined by -")
+            raise ValueError(f"{piece!r} is not one of Nc, NcK, mp, Nfc, NfcK, with N and K from 1, joined by -")
         kind, count = match[2] or "mp", int(match[3] or 1)
         if kind != "fc" and numbers["fc"]:
-            raise _marked(layers, part, start, "stands after a fully connected layer, where only Nfc or NfcK can")
+            raise ValueError(f"{piece!r} stands after a fully connected layer, where only Nfc or NfcK can")
         if kind == "c" and residual:
             if count % 2:
-                raise _marked(layers, part, start, "of a residual network needs an even K: a skip is over two")
+                raise ValueError(f"{piece!r} of a residual network needs an even K: a skip is over two")
             kind, count = "pair", count // 2
         for _ in range(count):
             numbers[kind] += 1
-            found.append(Layer(kind, int(match[1] or 0), f"{kind}{numbers[kind]}", start))
+            found.append(Layer(kind, int(match[1] or 0), f"{kind}{numbers[kind]}"))
     if kind != "fc" or count > 1:
-        raise _marked(layers, part, start, "must not be the last piece; that is Nfc with N classes, like 10fc")
+        raise ValueError(f"{piece!r} must not be the last piece; that is Nfc with N classes, like 10fc")
     if residual and not numbers["pair"]:
-        raise _marked(layers, layers, 0, "is not residual: it has no convolutions")
+        raise ValueError(f"{layers!r} is not residual: it has no convolutions")
     return found
 
 
-def parse_dropout(dropout: str, places: list[str]) -> dict[str, float]:
-    """Return the probability at each place of "mp1:0.2,fc2:0.42" ("" for none).
-
-    places: of the hidden layers. Raises ValueError for any other string, and marks the bad piece.
-    """
+def _parse_dropout(dropout: str, places: list[str]) -> dict[str, float]:
+    """Return the probability at each place of "mp1:0.2,fc2:0.42" ("" for none)."""
     found: dict[str, float] = {}
-    for part, start in _split(dropout, ",") if dropout else ():
-        match = DROPOUT.fullmatch(part)
-        if match is None:
-            raise _marked(dropout, part, start, "is not like mp1:0.2, a place and a probability above 0 and below 1")
-        if match[1] not in places:
-            allowed = ", ".join(place for place in places if place.startswith(("mp", "fc"))) or "none"
-            raise _marked(dropout, part, start, f"is at no place of the network; its places for dropout: {allowed}")
-        if match[1] in found:
-            raise _marked(dropout, part, start, "is at a place that has its dropout already")
+    for piece in dropout.split(",") if dropout else ():
+        match = DROPOUT.fullmatch(piece)
+        if match is None or match[1] not in places or match[1] in found:
+            allowed = f"one of {', '.join(places) or 'none'}, each once, and a probability above 0 and below 1"
+            raise ValueError(f"dropout {piece!r} is not like mp1:0.2: {allowed}")
         found[match[1]] = float(match[2])
     return found
-
-
-def _split(text: str, separator: str) -> Iterator[tuple[str, int]]:
-    start = 0
-    for part in text.split(separator):
-        yield part, start
-        start += len(part) + len(separator)
-
-
-def _marked(text: str, part: str, start: int, problem: str) -> ValueError:
-    return ValueError(f"{part!r} {problem}\n    {text}\n    {' ' * start}{'^' * max(1, len(part))}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepnets_utils.data.tasks.digit_pairs import PairLogits
 from deepnets_utils.models.registry import register_model
+from deepnets_utils.models.residual import ResidualBlock
 
 
 class Siamese(nn.Module):
@@ -32,12 +33,9 @@ class Siamese(nn.Module):
 
 
 def _head(batch_norm: bool = False, dropout: float = 0.0) -> nn.Sequential:
-    layers = [nn.Linear(20, 72), nn.ReLU()]
-    if batch_norm:
-        layers.append(nn.BatchNorm1d(72))
-    if dropout:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(72, 2))
+    norm = [nn.BatchNorm1d(72)] if batch_norm else []
+    drop = [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(nn.Linear(20, 72), nn.ReLU(), *norm, *drop, nn.Linear(72, 2))
 
 
 def _conv_pool(inputs: int, outputs: int, batch_norm: bool = True) -> list[nn.Module]:
@@ -85,30 +83,13 @@ def LeNet5_FullyConv(*, sharing: bool = True) -> Siamese:
     return Siamese(branch, _head(batch_norm=True), sharing)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and an identity skip; float [N, channels, H, W] in and out."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.layers(features) + features)
-
-
 @register_model(version=1)
 def ResNet(*, sharing: bool = True) -> Siamese:
     """Return the residual network: 32 channels at full size, three blocks, average pooling."""
 
     def branch() -> nn.Module:
         stem = [nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
-        blocks = [ResidualBlock(32) for _ in range(3)]
+        blocks = [ResidualBlock(32, 32, bias=True) for _ in range(3)]
         return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
     return Siamese(branch, _head(), sharing)

@@ -35,17 +35,16 @@ class Reporter:
     """Counts what is done out of `total`: one bar, or a line at the start, every 30 s and at the end.
 
     title: begins these lines, for several notebooks may write into one log. plan: what the first of them says.
-    unit: what is counted. done: how much of it an earlier call did.
+    unit: what is counted.
     """
 
-    def __init__(self, total: float, title: str, plan: str, unit: str = "runs", done: float = 0) -> None:
+    def __init__(self, total: float, title: str, plan: str, unit: str = "runs") -> None:
         from tqdm.auto import tqdm  # late: help needs none
 
-        self.total, self.title, self.unit, self.done, self._new = total, title, unit, done, 0.0
+        self.total, self.title, self.unit, self.done = total, title, unit, 0.0
         self._started = self._spoken = time.monotonic()
         self.say(f"{title}: {plan}")
-        scaled = unit == "MB"
-        self._bar = tqdm(total=total, initial=done, unit=f" {unit}", unit_scale=scaled, disable=not watched())
+        self._bar = tqdm(total=total, unit=f" {unit}", unit_scale=unit == "MB", disable=not watched())
 
     def __enter__(self) -> "Reporter":
         return self
@@ -63,12 +62,11 @@ class Reporter:
         return f"{self.title}: {round(self.done, 1)} of {round(self.total, 1)} {self.unit}"
 
     def advance(self, amount: float = 1) -> None:
-        """Count one finished run, or another amount; a negative one is to be done again."""
+        """Count one finished run, or another amount."""
         self.done += amount
-        self._new += max(0, amount)
         self._bar.update(amount)
         now = time.monotonic()
-        if self._bar.disable and amount > 0 and now - self._spoken >= LINE_SECONDS and self.done < self.total:
+        if self._bar.disable and now - self._spoken >= LINE_SECONDS and self.done < self.total:
             self._spoken = now
-            left = (now - self._started) / self._new * (self.total - self.done)
+            left = (now - self._started) / self.done * (self.total - self.done)
             self.say(f"{self._amount()}, about {duration(left)} left")

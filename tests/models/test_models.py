@@ -5,6 +5,7 @@ from torch import nn
 
 from deepnets_utils.data.tasks import build_task, task
 from deepnets_utils.models import build_model, model
+from deepnets_utils.models.residual import ResidualBlock
 from deepnets_utils.models.siamese import PairLogits, Siamese
 from deepnets_utils.models.vgg import Stage
 from deepnets_utils.runs.run import Run, Spec
@@ -136,7 +137,7 @@ def test_net_has_batch_norm_after_the_heads_relu() -> None:
 
 def test_the_residual_block_is_an_identity_when_its_layers_are_silent() -> None:
     network = build_model(model("ResNet")).eval()
-    block = next(module for module in network.modules() if type(module).__name__ == "ResidualBlock")
+    block = kinds(network, ResidualBlock)[0]
     nn.init.zeros_(block.layers[-1].weight)
     nn.init.zeros_(block.layers[-1].bias)
     features = torch.rand(2, 32, 14, 14)

@@ -57,30 +57,27 @@ class ImageClasses:
         test_pixels, test_labels = self._chosen(images.test_images, images.test_labels)
         if self.test_size > len(test_pixels):
             raise ValueError(f"test_size {self.test_size} does not fit into {len(test_pixels)} test images")
-        train, validation = divided(len(pixels), self.train_size, self.validation_size, data_seed)
-        mean, deviation = self._scale(pixels[train])
-
-        def split(pixels: Tensor, labels: Tensor) -> Split:
-            padded = F.pad(pixels, [self.pad] * 4) if self.pad else pixels
-            return Split(padded.expand(-1, self.channels or -1, -1, -1), labels, mean, deviation)
-
-        parts = {"train": split(pixels[train], labels[train])}
+        indices = divided(len(pixels), self.train_size, self.validation_size, data_seed)
+        parts = {name: (pixels[chosen], labels[chosen]) for name, chosen in indices.items()}
+        parts["test"] = test_pixels[: self.test_size or None], test_labels[: self.test_size or None]
+        seen, learned = parts["train"]
+        mean, deviation = self._scale(seen)
         if self.extended:
-            copies = flipped_and_cropped(pixels[train], data_seed)
-            parts["train"] = split(torch.cat((pixels[train], copies)), labels[train].repeat(2))
-        if len(validation):
-            parts["validation"] = split(pixels[validation], labels[validation])
-        end = self.test_size or None
-        return parts | {"test": split(test_pixels[:end], test_labels[:end])}
+            change = FlipCrop()
+            drawn = change.draw(len(seen), generator("extension", data_seed))
+            parts["train"] = torch.cat((seen, change.apply(seen, drawn))), learned.repeat(2)
+        return {name: self._split(*part, mean, deviation) for name, part in parts.items()}
+
+    def _split(self, pixels: Tensor, labels: Tensor, mean: Tensor, deviation: Tensor) -> Split:
+        padded = F.pad(pixels, [self.pad] * 4) if self.pad else pixels
+        return Split(padded.expand(-1, self.channels or -1, -1, -1), labels, mean, deviation)
 
     def _chosen(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if not self.classes:
             return images, labels
-        wanted = [int(number) for number in self.classes.split(",")]
-        place = torch.full((10,), -1)
-        place[wanted] = torch.arange(len(wanted))
-        kept = (place[labels] >= 0).nonzero().squeeze(1)
-        return images[kept], place[labels[kept]]
+        matches = labels[:, None] == torch.tensor([int(number) for number in self.classes.split(",")])
+        kept = matches.any(1)
+        return images[kept], matches[kept].int().argmax(1)
 
     def _scale(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if self.inputs == "raw":
@@ -125,10 +122,3 @@ class ImageClasses:
         """Return loss (the task's mean), accuracy and error, both in percent."""
         accuracy = 100 * self.hits(outputs, targets).item() / len(targets)
         return {"loss": self.loss(outputs, targets).item(), "accuracy": accuracy, "error": 100 - accuracy}
-
-
-def flipped_and_cropped(pixels: Tensor, data_seed: int) -> Tensor:
-    """Return each image, uint8 [N, C, H, W], flipped and cropped by chance as `FlipCrop` does it, once."""
-    change = FlipCrop()
-    drawn = change.draw(len(pixels), generator("extension", data_seed))
-    return change.apply(pixels, drawn)

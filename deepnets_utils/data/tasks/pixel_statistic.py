@@ -29,12 +29,9 @@ class PixelStatistic:
     described = tuple(f"target_{name}" for name in ("mean", "std", "median", "skewness", "zero_fraction", "histogram"))
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
-        train, validation = divided(len(images.train_images), self.train_size, self.validation_size, data_seed)
-        parts = {"train": images.train_images[train]}
-        if len(validation):
-            parts["validation"] = images.train_images[validation]
-        parts["test"] = images.test_images
-        return {name: self._split(part) for name, part in parts.items()}
+        parts = divided(len(images.train_images), self.train_size, self.validation_size, data_seed)
+        splits = {name: self._split(images.train_images[indices]) for name, indices in parts.items()}
+        return splits | {"test": self._split(images.test_images)}
 
     def _split(self, images: Tensor) -> Split:
         pixels = images.flatten(1)

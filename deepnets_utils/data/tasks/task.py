@@ -60,7 +60,7 @@ class Task(Protocol):
     measures: tuple[str, ...]
 
     def splits(self, images: Images, data_seed: int) -> dict[str, Split]:
-        """Return "train", "test" and, where the task has one, "validation". Raises ValueError when too small."""
+        """Return "train", "test" and, where the task has one, "validation". Raises ValueError for too few images."""
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
@@ -69,8 +69,8 @@ class Task(Protocol):
         """Return the metrics of a whole split by name, each a number or a list of numbers."""
 
 
-def divided(available: int, train_size: int, validation_size: int, data_seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices, int64, of training and validation images: a random split that data_seed decides.
+def divided(available: int, train_size: int, validation_size: int, data_seed: int) -> dict[str, Tensor]:
+    """Return the indices, int64, of "train" and, from 1 on, "validation": a random split that data_seed decides.
 
     train_size: 0 for all that are left. The validation images are the same whatever train_size is.
     Raises ValueError where they do not fit into `available` images.
@@ -81,4 +81,5 @@ def divided(available: int, train_size: int, validation_size: int, data_seed: in
             f"train_size {train_size} and validation_size {validation_size} do not fit into {available} training images"
         )
     order = torch.randperm(available, generator=generator("split", data_seed))
-    return order[validation_size:][: train_size or left], order[:validation_size]
+    parts = {"train": order[validation_size:][: train_size or left], "validation": order[:validation_size]}
+    return {name: indices for name, indices in parts.items() if len(indices)}
