@@ -105,7 +105,7 @@ def judge(questions: Sequence[Question]) -> list[Verdict]:
             decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
         else:
             decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
-        scale = "difference" if all(bound.factor == 1 for bound in question.claim.bounds) else "ratio"
+        scale = "difference" if all(factor == 1 for factor, _ in question.claim.bounds) else "ratio"
         effect = decides.ratio() if scale == "ratio" else decides.difference()
         sides = (mean for mean, *_ in decides.moments)
         about = (question.claim.id, question.protocol, word, *sides, *effect, scale, decides.name)
