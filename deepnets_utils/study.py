@@ -4,6 +4,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,15 +73,14 @@ class Study:
         pd.options.display.float_format = "{:.4g}".format
         files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
-        self.banner = self._why = ""
+        self.banner = ""
         self._settings: dict[str, SimpleNamespace] = {}
-        self._data: dict[str, str] = {}
+        self._data: list[str] = []
         self._sweeps: dict[str, pd.DataFrame] = {}
         self._trained = 0
         self._runs: dict[str, Run] = {}
         self._values: dict[tuple[str, str], dict[str, Any]] = {}
-        self._tables: dict[tuple[str, str], dict[str, dict[str, pd.DataFrame]]] = {}
-        self._compared: list[Compared] = []
+        self._compared: dict[tuple[str, str], dict[tuple[str, str], Compared]] = {}
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
@@ -122,12 +122,27 @@ class Study:
         with a banner. overnight, paper, and quick where a page of the real data is there: the real one; where it is
         not to be had, stored runs are shown and nothing is trained. Raises DataError where `data` demands the real one.
         """
-        chosen = self._choose_data(name)
-        self._data[chosen] = CANONICAL[chosen]
+        chosen, why = name, ""
+        if self.profile == "smoke" or self.parameters["data"] == "embedded":
+            chosen = inventory.embedded(name)
+        elif self.train != "never" and not inventory.present(name):
+            try:
+                downloading.download(name)
+            except DataError as error:
+                if self.parameters["data"] == "real":
+                    raise
+                real_page = summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
+                if self.profile == "quick" and not real_page:
+                    chosen, why = inventory.embedded(name), f" {error}"
+                else:
+                    files.notes.append(f"{error}. Stored runs are shown, nothing is trained.")
+                    print(files.notes[-1])
+                    self.train = self.parameters["train"] = "never"
+        self._data.append(chosen)
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
-                f"they show that everything runs, and say nothing about the document. {self._why}".strip()
+                f"they show that everything runs, and say nothing about the document.{why}"
             )
         return chosen
 
@@ -139,26 +154,6 @@ class Study:
             print(f"{error}\nThe stored results are shown without a look at the data.")
             return None
 
-    def _choose_data(self, name: str) -> str:
-        wanted = self.parameters["data"]
-        if self.profile == "smoke" or wanted == "embedded":
-            return inventory.embedded(name)
-        if inventory.present(name) or self.train == "never":
-            return name
-        try:
-            downloading.download(name)
-        except DataError as error:
-            if wanted == "real":
-                raise
-            real_page = summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
-            if self.profile == "quick" and not real_page:
-                self._why = str(error)
-                return inventory.embedded(name)
-            print(text := f"{error}. Stored runs are shown, nothing is trained.")
-            files.notes.append(text)
-            self.train = self.parameters["train"] = "never"
-        return name
-
     def sweep(self, make: Callable[..., Run | None], /, title: str, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the table of all combinations of the factors' values, one row a run; train those that are missing.
 
@@ -167,25 +162,27 @@ class Study:
         The first run of every cell comes first, then the second: interrupted, all cells have about as many. A table's
         last cells, mostly of its largest networks, begin each round: at a sweep's end the small ones fill all workers.
         """
-        planned = frames.product(make, factors)
-        ordered = in_rounds((run for _, run in planned), last_cell_first=True)
+        planned = frames.plan(make, factors)
+        ordered = in_rounds(planned["run"], last_cell_first=True)
         self._runs |= {run.digest: run for run in ordered}
         found = dict(zip(ordered, self._results(ordered, title), strict=True))
-        table = frames.tidy(planned, [found[run] for _, run in planned], factors)
-        self._sweeps[title] = table
-        return table
+        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]))
+        return self._sweeps[title]
 
     def _results(self, runs: Sequence[Run], title: str) -> list[Result | None]:
         """Return the result of each run; train those that are missing."""
         missing = sum(self.store.get(run) is None for run in runs)
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
-        found = sweep(runs, store=self.store, title=title, **options)
+        found = sweep(runs, store=self.store, title=title, **self._options())
         self._trained += missing - found.count(None)
         return found
 
+    def _options(self) -> dict[str, Any]:
+        """Return where a sweep trains and whether it does, as its options."""
+        return engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
+
     def plan(self, make: Callable[..., Run | None], /, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the runs that a sweep would be of, without training: a row each, its factors and the `run`."""
-        return pd.DataFrame([row | {"run": run} for row, run in frames.product(make, factors)])
+        return frames.plan(make, factors)
 
     def curves(self, table: pd.DataFrame, *names: str) -> pd.DataFrame:
         """Return one row an epoch of the stored runs of a sweep's table, with these histories; see `frames.curves`."""
@@ -204,7 +201,7 @@ class Study:
             results = [self.store.get(self._runs[digest]) for digest in table["digest"]]
             return table.assign(status=["missing" if result is None else result.status for result in results])
 
-        compared = [] if self.banner else self._compared  # other images' numbers are not held against the document's
+        compared = [] if self.banner else [each for table in self._compared.values() for each in table.values()]
         explorer = Explorer(table, [name, *names], self.curves, compared, train if self.train == "missing" else None)
         if in_jupyter():
             return explorer.widgets()
@@ -216,8 +213,7 @@ class Study:
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
         self._runs[run.digest] = run
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
-        shown, trained = watch(run, metric, self.store, **options)
+        shown, trained = watch(run, metric, self.store, **self._options())
         self._trained += trained
         return shown
 
@@ -245,24 +241,23 @@ class Study:
         there, and with our numbers ("": `metric`); a label alone where all rows have it. exact: nothing is random.
         form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
-        texts, alike = [], {}
+        self.keep(table, name, metric, row=row, column=column, value=value, exact=exact)
+        compared, texts, alike = self._compared.setdefault((source, name), {}), [], {}
         for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
-            self._tables.setdefault((source, name), {}).setdefault(protocol, {})[metric] = frame
-            self._compared.append(Compared(place(name), row, column, frame))
-            self._keep(cells, name, metric, protocol)
-            text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
-            if self.banner and not exact:  # other images' numbers are not held against the document's
-                text = text.filter(regex="^(ours|95 %)")
-            texts.append(text.drop(columns="published", errors="ignore") if texts else text)
+            compared[protocol, metric] = Compared(place(name), row, column, frame)
+            texts.append(printing.comparison(frame, f".{digits}{form}"))
             if frame["verdict"].eq(OTHER_SCALE).any() and not self.banner:
                 alike[protocol] = comparison.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, name].values())
+            others = any(known != metric for _, known in compared)
             display(Markdown("\n\n".join(said if others else [self.scale, *said])))
-        return pd.concat(texts, axis=1).fillna("")
+        text = pd.concat(texts, axis=1).fillna("")
+        if self.banner and not exact:  # other images' numbers are not held against the document's
+            return text.filter(regex="^(ours|95 %)")
+        return text.loc[:, ~text.columns.duplicated()]
 
     def keep(
         self,
@@ -277,11 +272,8 @@ class Study:
     ) -> None:
         """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
         for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            self._keep(cells, name, metric, protocol)
-
-    def _keep(self, cells: Mapping[tuple[str, str], Any], table: str, metric: str, protocol: str) -> None:
-        known = self._values.setdefault((protocol, metric), {})
-        known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
+            kept = self._values.setdefault((protocol, metric), {})
+            kept |= {f"{name}:{label}:{of}": cell for (label, of), cell in cells.items()}
 
     def words(self, source: str, name: str) -> pd.DataFrame:
         """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
@@ -290,7 +282,7 @@ class Study:
         nothing is random are not counted.
         """
         lines = {}
-        for protocol, frame in self._by_protocol(source, name).items():
+        for protocol, frame in self._by_protocol(source, name):
             frame = frame[~frame["exact"]]
             lines[protocol] = {"cells": frame["verdict"].ne("").sum()} | summaries.counts(frame)
             if self.scale:
@@ -298,9 +290,9 @@ class Study:
             lines[protocol]["mean distance"] = (frame["ours"] - frame["published"]).abs().mean()
         return pd.DataFrame(lines).T.rename_axis("protocol")
 
-    def _by_protocol(self, source: str, name: str) -> dict[str, pd.DataFrame]:
-        of_table = self._tables[source, name]
-        return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
+    def _by_protocol(self, source: str, name: str) -> Iterable[tuple[str, pd.DataFrame]]:
+        frames = [compared.frame for compared in self._compared[source, name].values()]
+        return pd.concat(frames).groupby("protocol", sort=False)
 
     def judge(
         self, claims: Sequence[str | Claim], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
@@ -354,13 +346,13 @@ class Study:
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")
         file = self.figures_folder / f"{self.name}_{name}.png"
-        pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
+        for ending in ("svg", "png"):
+            picture = figures.rendered(figure, ending)
+            write_whole(file.with_suffix(f".{ending}"), methodcaller("write", picture))
         figures.plt.close(figure)
-        for ending, picture in pictures.items():
-            write_whole(file.with_suffix(f".{ending}"), lambda stream, picture=picture: stream.write(picture))
         link = Path(os.path.relpath(file, self.folder)).as_posix()
         self._figures[name] = {"file": link, "title": title, "alt": alt}
-        return figures.embedded(pictures["png"], title, alt)
+        return figures.embedded(picture, title, alt)
 
     def finish(self, later: int = 0) -> HTML:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
@@ -371,32 +363,26 @@ class Study:
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
         missing = [run for digest, run in self._runs.items() if digest not in results]
         known = [*results.values(), *self.store.results()]
-        times = estimates(missing, known, self.device) if missing else []
-        seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
+        times = estimates(missing, known, self.device)
+        seconds = dict(zip((run.digest for run in missing), times, strict=True))
         write_runs(self.folder / f"{self.name}.runs.jsonl", self._runs.values())
         counts = summaries.runs(len(self._runs), results.values(), times, basis(known, self.device))
         counts |= {"later": later, "trained": self._trained}
-        summary = {
+        same = ("title", "profile", "label", "parameters", "scale", "banner", "device")
+        summary = {name: getattr(self, name) for name in same} | {
             "study": self.name,
-            "title": self.title,
-            "profile": self.profile,
-            "label": self.label,
             "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
-            "parameters": self.parameters,
             "settings": vars(self.settings_of("here")),
-            "scale": self.scale,
-            "banner": self.banner,
             "notes": list(dict.fromkeys(files.notes)),
             "data": [
-                {"name": name, "fingerprint": fingerprint, "embedded": name == inventory.embedded(name)}
-                for name, fingerprint in self._data.items()
+                {"name": name, "fingerprint": CANONICAL[name], "embedded": name == inventory.embedded(name)}
+                for name in dict.fromkeys(self._data)
             ],
-            "device": self.device,
             "runs": counts,
             "tables": [
                 summaries.table(*of, protocol, frame)
-                for of in self._tables
-                for protocol, frame in self._by_protocol(*of).items()
+                for of in self._compared
+                for protocol, frame in self._by_protocol(*of)
             ],
             "figures": list(self._figures.values()),
             "claims": self._verdicts,

@@ -14,11 +14,12 @@ from deepnets_utils.results.statistics import difference_interval, smallest_sign
 from deepnets_utils.runs.run import Run
 
 
-def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
+def comparison(frame: pd.DataFrame, form: str) -> pd.DataFrame:
     """Return a table of `comparison.compare` for printing, by row and column; form: of our numbers, as in ".2f".
 
     Without verdicts where ours are of another scale: `comparison.likeness` says how like they are.
     """
+    protocol, exact = frame["protocol"].iloc[0], frame["exact"].all()
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
     n = frame["published_n"].where(frame["published_n"] > 1)  # of one number the documents do not say of how many runs
     spread = _texts(frame.assign(mean=0, n=n), ["mean", "published_spread", "n"], ".10g")
