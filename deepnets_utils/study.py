@@ -1,6 +1,5 @@
 """What every notebook says: parameters, settings, sweeps, comparisons, verdicts, figures, finish."""
 
-import datetime
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -15,7 +14,8 @@ from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.reports import figures, printing, prose, summaries
-from deepnets_utils.reports.exploring import Compared, Explorer
+from deepnets_utils.reports.comparing import Comparisons
+from deepnets_utils.reports.exploring import Explorer
 from deepnets_utils.reports.parameters import (
     LARGE,
     PROFILES,
@@ -30,23 +30,20 @@ from deepnets_utils.reports.parameters import (
 )
 from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
-from deepnets_utils.results import comparison, frames, verdicts
-from deepnets_utils.results.comparison import OTHER_SCALE
-from deepnets_utils.results.documents import Claim, place
+from deepnets_utils.results import frames, verdicts
+from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
-from deepnets_utils.runs.files import write_whole
 from deepnets_utils.runs.progress import in_jupyter
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps.estimates import basis, estimates
 from deepnets_utils.sweeps.lists import write_runs
 from deepnets_utils.sweeps.sweep import in_rounds, sweep
 from deepnets_utils.sweeps.workers import end_workers, engine, resolve
 
 
-class Study:
+class Study(Comparisons):
     """One execution of a notebook. Everything that it reports goes through this object.
 
     name: the notebook's name without ending. namespace: the notebook's `globals()`, from which the declared
@@ -56,6 +53,7 @@ class Study:
     """
 
     def __init__(self, name: str, namespace: Mapping[str, Any] | None = None, **given: Any) -> None:
+        super().__init__()
         self.notebook = TEMPLATE if namespace is None else notebook_path(name)
         declared = read_parameters(self.notebook)
         if namespace is not None:
@@ -68,19 +66,15 @@ class Study:
         self.device, self.workers = resolve(self.parameters["device"], workers)
         self.folder = report_folder(self.parameters, declared)
         self.label = report_label(self.parameters, declared)
-        self.figures_folder = paths.output_root() / "figures" / self.folder.name
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
         files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
-        self.banner = ""
         self._settings: dict[str, SimpleNamespace] = {}
-        self._data: list[str] = []
+        self._data: dict[str, dict[str, Any]] = {}
         self._sweeps: dict[str, pd.DataFrame] = {}
         self._trained = 0
         self._runs: dict[str, Run] = {}
-        self._values: dict[tuple[str, str], dict[str, Any]] = {}
-        self._compared: dict[tuple[str, str], dict[tuple[str, str], Compared]] = {}
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
@@ -138,7 +132,8 @@ class Study:
                     files.notes.append(f"{error}. Stored runs are shown, nothing is trained.")
                     print(files.notes[-1])
                     self.train = self.parameters["train"] = "never"
-        self._data.append(chosen)
+        embedded = chosen == inventory.embedded(chosen)
+        self._data[chosen] = {"name": chosen, "fingerprint": CANONICAL[chosen], "embedded": embedded}
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
@@ -206,8 +201,7 @@ class Study:
         if in_jupyter():
             return explorer.widgets()
         display(HTML(explorer.said()))
-        first = ", ".join(f"{factor} {value}" for factor, value in explorer.choice.items())
-        title = f"To be chosen in JupyterLab; here {name.replace('_', ' ')} of {first or 'all runs'}"
+        title = f"To be chosen in JupyterLab; here {name.replace('_', ' ')} of {explorer.words()}"
         return self.figure(explorer.draw(), "explore", title, f"{name} over epochs, a line a run")
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
@@ -216,83 +210,6 @@ class Study:
         shown, trained = watch(run, metric, self.store, **self._options())
         self._trained += trained
         return shown
-
-    def compare(
-        self,
-        table: pd.DataFrame,
-        source: str,
-        name: str,
-        metric: str,
-        *,
-        row: str,
-        column: str,
-        value: str = "",
-        exact: bool = False,
-        digits: int = 2,
-        form: str = "f",
-    ) -> pd.DataFrame:
-        """Return published beside own numbers for printing, and keep them for the report and the verdicts.
-
-        Where ours were trained at another scale, show above them how like they are, and a table's first time at which.
-        Numbers that were learned from the embedded data stand alone.
-
-        table: one row a run (see `frames.tidy`), of the protocols in its column "protocol" if it has one. source, name,
-        metric: as in data/published/results.csv. row, column, value: the columns with the labels that are printed
-        there, and with our numbers ("": `metric`); a label alone where all rows have it. exact: nothing is random.
-        form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
-        """
-        self.keep(table, name, metric, row=row, column=column, value=value, exact=exact)
-        compared, texts, alike = self._compared.setdefault((source, name), {}), [], {}
-        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            other = bool(self.scale) and not exact
-            frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
-            compared[protocol, metric] = Compared(place(name), row, column, frame)
-            texts.append(printing.comparison(frame, f".{digits}{form}"))
-            if frame["verdict"].eq(OTHER_SCALE).any() and not self.banner:
-                alike[protocol] = comparison.likeness(frame)
-        if alike:
-            said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            others = any(known != metric for _, known in compared)
-            display(Markdown("\n\n".join(said if others else [self.scale, *said])))
-        text = pd.concat(texts, axis=1).fillna("")
-        if self.banner and not exact:  # other images' numbers are not held against the document's
-            return text.filter(regex="^(ours|95 %)")
-        return text.loc[:, ~text.columns.duplicated()]
-
-    def keep(
-        self,
-        table: pd.DataFrame,
-        name: str,
-        metric: str,
-        *,
-        row: str,
-        column: str,
-        value: str = "",
-        exact: bool = False,
-    ) -> None:
-        """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
-        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            kept = self._values.setdefault((protocol, metric), {})
-            kept |= {f"{name}:{label}:{of}": cell for (label, of), cell in cells.items()}
-
-    def words(self, source: str, name: str) -> pd.DataFrame:
-        """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
-
-        At another scale than the document's also how many are of that, of which none has another word. Cells in which
-        nothing is random are not counted.
-        """
-        lines = {}
-        for protocol, frame in self._by_protocol(source, name):
-            frame = frame[~frame["exact"]]
-            lines[protocol] = {"cells": frame["verdict"].ne("").sum()} | summaries.counts(frame)
-            if self.scale:
-                lines[protocol][OTHER_SCALE] = frame["verdict"].eq(OTHER_SCALE).sum()
-            lines[protocol]["mean distance"] = (frame["ours"] - frame["published"]).abs().mean()
-        return pd.DataFrame(lines).T.rename_axis("protocol")
-
-    def _by_protocol(self, source: str, name: str) -> Iterable[tuple[str, pd.DataFrame]]:
-        frames = [compared.frame for compared in self._compared[source, name].values()]
-        return pd.concat(frames).groupby("protocol", sort=False)
 
     def judge(
         self, claims: Sequence[str | Claim], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
@@ -345,10 +262,10 @@ class Study:
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")
-        file = self.figures_folder / f"{self.name}_{name}.png"
+        file = paths.output_root() / "figures" / self.folder.name / f"{self.name}_{name}.png"
         for ending in ("svg", "png"):
             picture = figures.rendered(figure, ending)
-            write_whole(file.with_suffix(f".{ending}"), methodcaller("write", picture))
+            files.write_whole(file.with_suffix(f".{ending}"), methodcaller("write", picture))
         figures.plt.close(figure)
         link = Path(os.path.relpath(file, self.folder)).as_posix()
         self._figures[name] = {"file": link, "title": title, "alt": alt}
@@ -361,37 +278,24 @@ class Study:
         links to the tables of runs and of curves.
         """
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
-        missing = [run for digest, run in self._runs.items() if digest not in results]
-        known = [*results.values(), *self.store.results()]
-        times = estimates(missing, known, self.device)
-        seconds = dict(zip((run.digest for run in missing), times, strict=True))
         write_runs(self.folder / f"{self.name}.runs.jsonl", self._runs.values())
-        counts = summaries.runs(len(self._runs), results.values(), times, basis(known, self.device))
+        counts, seconds = summaries.runs(self._runs, results, self.store.results(), self.device)
         counts |= {"later": later, "trained": self._trained}
         same = ("title", "profile", "label", "parameters", "scale", "banner", "device")
         summary = {name: getattr(self, name) for name in same} | {
             "study": self.name,
-            "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
             "settings": vars(self.settings_of("here")),
             "notes": list(dict.fromkeys(files.notes)),
-            "data": [
-                {"name": name, "fingerprint": CANONICAL[name], "embedded": name == inventory.embedded(name)}
-                for name in dict.fromkeys(self._data)
-            ],
+            "data": list(self._data.values()),
             "runs": counts,
-            "tables": [
-                summaries.table(*of, protocol, frame)
-                for of in self._compared
-                for protocol, frame in self._by_protocol(*of)
-            ],
+            "tables": self.tables(),
             "figures": list(self._figures.values()),
             "claims": self._verdicts,
             "findings": self._findings,
             "audit": self._audit,
-            "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         shown = write_tables(self.folder, self.name, self._sweeps, results, seconds)
         summaries.write(self.folder, summary)
         end_workers()
-        about = f"<p>{said}.</p>" if (said := summaries.missing(counts)) else ""
-        return HTML(f"{shown}{about}")
+        said = summaries.missing(counts)
+        return HTML(f"{shown}<p>{said}.</p>" if said else shown)
