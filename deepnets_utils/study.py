@@ -13,21 +13,10 @@ from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
-from deepnets_utils.reports import figures, printing, prose, summaries
+from deepnets_utils.reports import figures, parameters, printing, prose, summaries
 from deepnets_utils.reports.comparing import Comparisons
 from deepnets_utils.reports.exploring import Explorer
-from deepnets_utils.reports.parameters import (
-    LARGE,
-    PROFILES,
-    TEMPLATE,
-    check_parameters,
-    injected,
-    notebook_path,
-    read_parameters,
-    read_title,
-    report_folder,
-    report_label,
-)
+from deepnets_utils.reports.parameters import LARGE, PROFILES
 from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
 from deepnets_utils.results import frames, verdicts
@@ -54,18 +43,19 @@ class Study(Comparisons):
 
     def __init__(self, name: str, namespace: Mapping[str, Any] | None = None, **given: Any) -> None:
         super().__init__()
-        self.notebook = TEMPLATE if namespace is None else notebook_path(name)
-        declared = read_parameters(self.notebook)
+        self.notebook = parameters.TEMPLATE if namespace is None else parameters.notebook_path(name)
+        declared = parameters.read_parameters(self.notebook)
         if namespace is not None:
-            given = {key: namespace[key] for key in declared if key in namespace} | injected(namespace, declared)
-        self.parameters = check_parameters(declared, given)
-        self.name, self.title = name, name if namespace is None else read_title(self.notebook)
+            known = {key: namespace[key] for key in declared if key in namespace}
+            given = known | parameters.injected(namespace, declared)
+        self.parameters = parameters.check_parameters(declared, given)
+        self.name, self.title = name, name if namespace is None else parameters.read_title(self.notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
         workers = self.parameters["workers"] or int(self.profile == "smoke")
         self.device, self.workers = resolve(self.parameters["device"], workers)
-        self.folder = report_folder(self.parameters, declared)
-        self.label = report_label(self.parameters, declared)
+        self.folder = parameters.report_folder(self.parameters, declared)
+        self.label = parameters.report_label(self.parameters, declared)
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
         files.notes.clear()  # what an earlier execution in this kernel said

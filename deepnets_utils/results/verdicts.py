@@ -96,23 +96,25 @@ def judge(questions: Sequence[Question]) -> list[Verdict]:
     for p_values in corrected:
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             p_values[i] = p
-    verdicts = []
-    for question, pairs, *p_values in zip(questions, claims, *corrected, contradicted, supported, strict=True):
-        known = [pair for pair in pairs if pair.n] or pairs
-        steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
-        word = next((word for word, p in steps if p <= ALPHA), "undecided")
-        if word in ("contradicted", "leans against"):
-            decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
-        else:
-            decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
-        scale = "difference" if all(factor == 1 for factor, _ in question.claim.bounds) else "ratio"
-        effect = decides.ratio() if scale == "ratio" else decides.difference()
-        sides = (mean for mean, *_ in decides.moments)
-        about = (question.claim.id, question.protocol, word, *sides, *effect, scale, decides.name)
-        shown = sum(pair.p_supported <= ALPHA for pair in known)
-        counts = min(pair.n for pair in known), len(known), sum(pair.points for pair in known), shown
-        verdicts.append(Verdict(*about, *counts, p_values[1], p_values[0], _note(question)))
-    return verdicts
+    p_values = zip(*corrected, contradicted, supported, strict=True)
+    return [_verdict(*of) for of in zip(questions, claims, p_values, strict=True)]
+
+
+def _verdict(question: Question, pairs: Sequence["_Pair"], p_values: tuple[float, float, float, float]) -> Verdict:
+    """Return a claim's verdict by its p-values: corrected ones against and for it, then those before the correction."""
+    known = [pair for pair in pairs if pair.n] or pairs
+    steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
+    word = next((word for word, p in steps if p <= ALPHA), "undecided")
+    if word in ("contradicted", "leans against"):
+        decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+    else:
+        decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
+    scale = "difference" if all(factor == 1 for factor, _ in question.claim.bounds) else "ratio"
+    effect = decides.ratio() if scale == "ratio" else decides.difference()
+    about = (question.claim.id, question.protocol, word, *(mean for mean, *_ in decides.moments), *effect, scale)
+    shown = sum(pair.p_supported <= ALPHA for pair in known)
+    counts = min(pair.n for pair in known), len(known), sum(pair.points for pair in known), shown
+    return Verdict(*about, decides.name, *counts, p_values[1], p_values[0], _note(question))
 
 
 class _Pair:
