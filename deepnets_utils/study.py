@@ -1,9 +1,9 @@
 """What every notebook says: parameters, settings, sweeps, comparisons, verdicts, figures, finish."""
 
-import datetime
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,39 +13,26 @@ from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
-from deepnets_utils.reports import figures, printing, prose, summaries
-from deepnets_utils.reports.exploring import Compared, Explorer
-from deepnets_utils.reports.parameters import (
-    LARGE,
-    PROFILES,
-    TEMPLATE,
-    check_parameters,
-    injected,
-    notebook_path,
-    read_parameters,
-    read_title,
-    report_folder,
-    report_label,
-)
+from deepnets_utils.reports import figures, parameters, printing, prose, summaries
+from deepnets_utils.reports.comparing import Comparisons
+from deepnets_utils.reports.exploring import Explorer
+from deepnets_utils.reports.parameters import LARGE, PROFILES
 from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
-from deepnets_utils.results import comparison, frames, verdicts
-from deepnets_utils.results.comparison import OTHER_SCALE
-from deepnets_utils.results.documents import Claim, place
+from deepnets_utils.results import frames, verdicts
+from deepnets_utils.results.documents import Claim
 from deepnets_utils.runs import files, paths
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError
-from deepnets_utils.runs.files import write_whole
 from deepnets_utils.runs.progress import in_jupyter
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps.estimates import basis, estimates
 from deepnets_utils.sweeps.lists import write_runs
 from deepnets_utils.sweeps.sweep import in_rounds, sweep
 from deepnets_utils.sweeps.workers import end_workers, engine, resolve
 
 
-class Study:
+class Study(Comparisons):
     """One execution of a notebook. Everything that it reports goes through this object.
 
     name: the notebook's name without ending. namespace: the notebook's `globals()`, from which the declared
@@ -55,32 +42,29 @@ class Study:
     """
 
     def __init__(self, name: str, namespace: Mapping[str, Any] | None = None, **given: Any) -> None:
-        self.notebook = TEMPLATE if namespace is None else notebook_path(name)
-        declared = read_parameters(self.notebook)
+        super().__init__()
+        self.notebook = parameters.TEMPLATE if namespace is None else parameters.notebook_path(name)
+        declared = parameters.read_parameters(self.notebook)
         if namespace is not None:
-            given = {key: namespace[key] for key in declared if key in namespace} | injected(namespace, declared)
-        self.parameters = check_parameters(declared, given)
-        self.name, self.title = name, name if namespace is None else read_title(self.notebook)
+            known = {key: namespace[key] for key in declared if key in namespace}
+            given = known | parameters.injected(namespace, declared)
+        self.parameters = parameters.check_parameters(declared, given)
+        self.name, self.title = name, name if namespace is None else parameters.read_title(self.notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
         workers = self.parameters["workers"] or int(self.profile == "smoke")
         self.device, self.workers = resolve(self.parameters["device"], workers)
-        self.folder = report_folder(self.parameters, declared)
-        self.label = report_label(self.parameters, declared)
-        self.figures_folder = paths.output_root() / "figures" / self.folder.name
+        self.folder = parameters.report_folder(self.parameters, declared)
+        self.label = parameters.report_label(self.parameters, declared)
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
         files.notes.clear()  # what an earlier execution in this kernel said
         self.store = Store()
-        self.banner = self._why = ""
         self._settings: dict[str, SimpleNamespace] = {}
-        self._data: dict[str, str] = {}
+        self._data: dict[str, dict[str, Any]] = {}
         self._sweeps: dict[str, pd.DataFrame] = {}
         self._trained = 0
         self._runs: dict[str, Run] = {}
-        self._values: dict[tuple[str, str], dict[str, Any]] = {}
-        self._tables: dict[tuple[str, str], dict[str, dict[str, pd.DataFrame]]] = {}
-        self._compared: list[Compared] = []
         self._figures: dict[str, dict[str, str]] = {}
         self._verdicts: list[dict[str, Any]] = []
         self._audit: list[dict[str, str]] = []
@@ -122,12 +106,28 @@ class Study:
         with a banner. overnight, paper, and quick where a page of the real data is there: the real one; where it is
         not to be had, stored runs are shown and nothing is trained. Raises DataError where `data` demands the real one.
         """
-        chosen = self._choose_data(name)
-        self._data[chosen] = CANONICAL[chosen]
+        chosen, why = name, ""
+        if self.profile == "smoke" or self.parameters["data"] == "embedded":
+            chosen = inventory.embedded(name)
+        elif self.train != "never" and not inventory.present(name):
+            try:
+                downloading.download(name)
+            except DataError as error:
+                if self.parameters["data"] == "real":
+                    raise
+                real_page = summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
+                if self.profile == "quick" and not real_page:
+                    chosen, why = inventory.embedded(name), f" {error}"
+                else:
+                    files.notes.append(f"{error}. Stored runs are shown, nothing is trained.")
+                    print(files.notes[-1])
+                    self.train = self.parameters["train"] = "never"
+        embedded = chosen == inventory.embedded(chosen)
+        self._data[chosen] = {"name": chosen, "fingerprint": CANONICAL[chosen], "embedded": embedded}
         if chosen != name:
             self.banner = (
                 f"These numbers come from scikit-learn's bundled digits ({chosen}), not from {name}: "
-                f"they show that everything runs, and say nothing about the document. {self._why}".strip()
+                f"they show that everything runs, and say nothing about the document.{why}"
             )
         return chosen
 
@@ -139,26 +139,6 @@ class Study:
             print(f"{error}\nThe stored results are shown without a look at the data.")
             return None
 
-    def _choose_data(self, name: str) -> str:
-        wanted = self.parameters["data"]
-        if self.profile == "smoke" or wanted == "embedded":
-            return inventory.embedded(name)
-        if inventory.present(name) or self.train == "never":
-            return name
-        try:
-            downloading.download(name)
-        except DataError as error:
-            if wanted == "real":
-                raise
-            real_page = summaries.read(self.folder / f"{self.name}.json").get("banner") == ""
-            if self.profile == "quick" and not real_page:
-                self._why = str(error)
-                return inventory.embedded(name)
-            print(text := f"{error}. Stored runs are shown, nothing is trained.")
-            files.notes.append(text)
-            self.train = self.parameters["train"] = "never"
-        return name
-
     def sweep(self, make: Callable[..., Run | None], /, title: str, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the table of all combinations of the factors' values, one row a run; train those that are missing.
 
@@ -167,25 +147,27 @@ class Study:
         The first run of every cell comes first, then the second: interrupted, all cells have about as many. A table's
         last cells, mostly of its largest networks, begin each round: at a sweep's end the small ones fill all workers.
         """
-        planned = frames.product(make, factors)
-        ordered = in_rounds((run for _, run in planned), last_cell_first=True)
+        planned = frames.plan(make, factors)
+        ordered = in_rounds(planned["run"], last_cell_first=True)
         self._runs |= {run.digest: run for run in ordered}
         found = dict(zip(ordered, self._results(ordered, title), strict=True))
-        table = frames.tidy(planned, [found[run] for _, run in planned], factors)
-        self._sweeps[title] = table
-        return table
+        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]))
+        return self._sweeps[title]
 
     def _results(self, runs: Sequence[Run], title: str) -> list[Result | None]:
         """Return the result of each run; train those that are missing."""
         missing = sum(self.store.get(run) is None for run in runs)
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
-        found = sweep(runs, store=self.store, title=title, **options)
+        found = sweep(runs, store=self.store, title=title, **self._options())
         self._trained += missing - found.count(None)
         return found
 
+    def _options(self) -> dict[str, Any]:
+        """Return where a sweep trains and whether it does, as its options."""
+        return engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
+
     def plan(self, make: Callable[..., Run | None], /, **factors: Iterable[Any]) -> pd.DataFrame:
         """Return the runs that a sweep would be of, without training: a row each, its factors and the `run`."""
-        return pd.DataFrame([row | {"run": run} for row, run in frames.product(make, factors)])
+        return frames.plan(make, factors)
 
     def curves(self, table: pd.DataFrame, *names: str) -> pd.DataFrame:
         """Return one row an epoch of the stored runs of a sweep's table, with these histories; see `frames.curves`."""
@@ -204,103 +186,20 @@ class Study:
             results = [self.store.get(self._runs[digest]) for digest in table["digest"]]
             return table.assign(status=["missing" if result is None else result.status for result in results])
 
-        compared = [] if self.banner else self._compared  # other images' numbers are not held against the document's
+        compared = [] if self.banner else [each for table in self._compared.values() for each in table.values()]
         explorer = Explorer(table, [name, *names], self.curves, compared, train if self.train == "missing" else None)
         if in_jupyter():
             return explorer.widgets()
         display(HTML(explorer.said()))
-        first = ", ".join(f"{factor} {value}" for factor, value in explorer.choice.items())
-        title = f"To be chosen in JupyterLab; here {name.replace('_', ' ')} of {first or 'all runs'}"
+        title = f"To be chosen in JupyterLab; here {name.replace('_', ' ')} of {explorer.words()}"
         return self.figure(explorer.draw(), "explore", title, f"{name} over epochs, a line a run")
 
     def watch(self, run: Run, metric: str = "train_loss") -> Any:
         """Return the figure of one run's curve, drawn live where somebody watches while it trains here."""
         self._runs[run.digest] = run
-        options = engine(self.device, self.workers) | {"yes": self.parameters["yes"], "train": self.train}
-        shown, trained = watch(run, metric, self.store, **options)
+        shown, trained = watch(run, metric, self.store, **self._options())
         self._trained += trained
         return shown
-
-    def compare(
-        self,
-        table: pd.DataFrame,
-        source: str,
-        name: str,
-        metric: str,
-        *,
-        row: str,
-        column: str,
-        value: str = "",
-        exact: bool = False,
-        digits: int = 2,
-        form: str = "f",
-    ) -> pd.DataFrame:
-        """Return published beside own numbers for printing, and keep them for the report and the verdicts.
-
-        Where ours were trained at another scale, show above them how like they are, and a table's first time at which.
-        Numbers that were learned from the embedded data stand alone.
-
-        table: one row a run (see `frames.tidy`), of the protocols in its column "protocol" if it has one. source, name,
-        metric: as in data/published/results.csv. row, column, value: the columns with the labels that are printed
-        there, and with our numbers ("": `metric`); a label alone where all rows have it. exact: nothing is random.
-        form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
-        """
-        texts, alike = [], {}
-        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            other = bool(self.scale) and not exact
-            frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
-            self._tables.setdefault((source, name), {}).setdefault(protocol, {})[metric] = frame
-            self._compared.append(Compared(place(name), row, column, frame))
-            self._keep(cells, name, metric, protocol)
-            text = printing.comparison(frame, exact, protocol, f".{digits}{form}")
-            if self.banner and not exact:  # other images' numbers are not held against the document's
-                text = text.filter(regex="^(ours|95 %)")
-            texts.append(text.drop(columns="published", errors="ignore") if texts else text)
-            if frame["verdict"].eq(OTHER_SCALE).any() and not self.banner:
-                alike[protocol] = comparison.likeness(frame)
-        if alike:
-            said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            others = any(of_metric.keys() - {metric} for of_metric in self._tables[source, name].values())
-            display(Markdown("\n\n".join(said if others else [self.scale, *said])))
-        return pd.concat(texts, axis=1).fillna("")
-
-    def keep(
-        self,
-        table: pd.DataFrame,
-        name: str,
-        metric: str,
-        *,
-        row: str,
-        column: str,
-        value: str = "",
-        exact: bool = False,
-    ) -> None:
-        """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
-        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            self._keep(cells, name, metric, protocol)
-
-    def _keep(self, cells: Mapping[tuple[str, str], Any], table: str, metric: str, protocol: str) -> None:
-        known = self._values.setdefault((protocol, metric), {})
-        known |= {f"{table}:{row}:{column}": cell for (row, column), cell in cells.items()}
-
-    def words(self, source: str, name: str) -> pd.DataFrame:
-        """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
-
-        At another scale than the document's also how many are of that, of which none has another word. Cells in which
-        nothing is random are not counted.
-        """
-        lines = {}
-        for protocol, frame in self._by_protocol(source, name).items():
-            frame = frame[~frame["exact"]]
-            lines[protocol] = {"cells": frame["verdict"].ne("").sum()} | summaries.counts(frame)
-            if self.scale:
-                lines[protocol][OTHER_SCALE] = frame["verdict"].eq(OTHER_SCALE).sum()
-            lines[protocol]["mean distance"] = (frame["ours"] - frame["published"]).abs().mean()
-        return pd.DataFrame(lines).T.rename_axis("protocol")
-
-    def _by_protocol(self, source: str, name: str) -> dict[str, pd.DataFrame]:
-        of_table = self._tables[source, name]
-        return {protocol: pd.concat(of_metric.values(), ignore_index=True) for protocol, of_metric in of_table.items()}
 
     def judge(
         self, claims: Sequence[str | Claim], protocols: Sequence[str] = ("",), untried: Mapping[str, str] | None = None
@@ -356,14 +255,14 @@ class Study:
         if not any(map(figures.has_data, figure.axes)):
             figures.plt.close(figure)
             return HTML(f"<p>{escape(title)}: none of its runs is stored yet, or all have diverged.</p>")
-        file = self.figures_folder / f"{self.name}_{name}.png"
-        pictures = {ending: figures.rendered(figure, ending) for ending in ("png", "svg")}
+        file = paths.output_root() / "figures" / self.folder.name / f"{self.name}_{name}.png"
+        for ending in ("svg", "png"):
+            picture = figures.rendered(figure, ending)
+            files.write_whole(file.with_suffix(f".{ending}"), methodcaller("write", picture))
         figures.plt.close(figure)
-        for ending, picture in pictures.items():
-            write_whole(file.with_suffix(f".{ending}"), lambda stream, picture=picture: stream.write(picture))
         link = Path(os.path.relpath(file, self.folder)).as_posix()
         self._figures[name] = {"file": link, "title": title, "alt": alt}
-        return figures.embedded(pictures["png"], title, alt)
+        return figures.embedded(picture, title, alt)
 
     def finish(self, later: int = 0) -> HTML:
         """Write tables, verdicts, the list of runs and, last, the summary by which a report knows of success.
@@ -372,43 +271,24 @@ class Study:
         links to the tables of runs and of curves.
         """
         results = {digest: result for digest, run in self._runs.items() if (result := self.store.get(run))}
-        missing = [run for digest, run in self._runs.items() if digest not in results]
-        known = [*results.values(), *self.store.results()]
-        times = estimates(missing, known, self.device) if missing else []
-        seconds = {run.digest: time for run, time in zip(missing, times, strict=True)}
         write_runs(self.folder / f"{self.name}.runs.jsonl", self._runs.values())
-        counts = summaries.runs(len(self._runs), results.values(), times, basis(known, self.device))
+        counts, seconds = summaries.runs(self._runs, results, self.store.results(), self.device)
         counts |= {"later": later, "trained": self._trained}
-        summary = {
+        same = ("title", "profile", "label", "parameters", "scale", "banner", "device")
+        summary = {name: getattr(self, name) for name in same} | {
             "study": self.name,
-            "title": self.title,
-            "profile": self.profile,
-            "label": self.label,
-            "token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""),
-            "parameters": self.parameters,
             "settings": vars(self.settings_of("here")),
-            "scale": self.scale,
-            "banner": self.banner,
             "notes": list(dict.fromkeys(files.notes)),
-            "data": [
-                {"name": name, "fingerprint": fingerprint, "embedded": name == inventory.embedded(name)}
-                for name, fingerprint in self._data.items()
-            ],
-            "device": self.device,
+            "data": list(self._data.values()),
             "runs": counts,
-            "tables": [
-                summaries.table(*of, protocol, frame)
-                for of in self._tables
-                for protocol, frame in self._by_protocol(*of).items()
-            ],
+            "tables": self.tables(),
             "figures": list(self._figures.values()),
             "claims": self._verdicts,
             "findings": self._findings,
             "audit": self._audit,
-            "finished_at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         shown = write_tables(self.folder, self.name, self._sweeps, results, seconds)
         summaries.write(self.folder, summary)
         end_workers()
-        about = f"<p>{said}.</p>" if (said := summaries.missing(counts)) else ""
-        return HTML(f"{shown}{about}")
+        said = summaries.missing(counts)
+        return HTML(f"{shown}<p>{said}.</p>" if said else shown)

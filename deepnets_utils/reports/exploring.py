@@ -1,6 +1,6 @@
 """Curves of stored runs, chosen with widgets in JupyterLab; elsewhere a picture of the first choice."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,10 @@ class Explorer:
             rows &= True if isinstance(value, str) and value == EVERY else self.table[name] == value
         return self.table[rows]
 
+    def words(self) -> str:
+        """Return the choice in words."""
+        return ", ".join(f"{factor} {value}" for factor, value in self.choice.items()) or "all runs"
+
     def draw(self) -> Figure:
         """Return the figure of the chosen runs that are stored: a line a run, a colour a cell."""
         chosen = self.chosen()
@@ -88,41 +92,30 @@ class Explorer:
 
     def widgets(self) -> widgets.Widget:
         """Return the choices, the picture, which follows them, and a button that trains what is missing."""
-        picture = widgets.Output()
+        chosen = {
+            name: widgets.Dropdown(
+                options=[(str(value), value) for value in (EVERY, *values)], value=self.choice[name], description=name
+            )
+            for name, values in self.factors.items()
+        }
+        chosen["history"] = widgets.Dropdown(options=self.names, value=self.name, description="history")
         button = widgets.Button(description="Train what is missing", disabled=self.train is None)
 
-        def show(*_: Any) -> None:
-            picture.clear_output(wait=True)
-            with picture:
-                display(HTML(self.said()))
-                if self.chosen()["status"].ne("missing").any():
-                    figure = self.draw()
-                    display(figures.embedded(figures.rendered(figure, "png"), self.name, f"{self.name} over epochs"))
-                    figures.plt.close(figure)
+        def show(history: str, **choice: Any) -> None:
+            self.name, self.choice = history, choice
+            display(HTML(self.said()))
+            if self.chosen()["status"].ne("missing").any():
+                figure = self.draw()
+                display(figures.embedded(figures.rendered(figure, "png"), self.name, f"{self.name} over epochs"))
+                figures.plt.close(figure)
 
-        def choose(name: str) -> Callable[[Mapping[str, Any]], None]:
-            def changed(change: Mapping[str, Any]) -> None:
-                if name:
-                    self.choice[name] = change["new"]
-                else:
-                    self.name = change["new"]
-                show()
-
-            return changed
+        picture = widgets.interactive(show, **chosen)
 
         def train(_: widgets.Button) -> None:
-            picture.clear_output()
-            with picture:
+            with picture.out:
                 self.table = self.train(self.chosen())
-            show()
+            picture.update()
 
-        boxes = []
-        for name, values in self.factors.items():
-            options = [(str(value), value) for value in (EVERY, *values)]
-            boxes.append(widgets.Dropdown(options=options, value=self.choice[name], description=name))
-            boxes[-1].observe(choose(name), "value")
-        boxes.append(widgets.Dropdown(options=self.names, value=self.name, description="history"))
-        boxes[-1].observe(choose(""), "value")
         button.on_click(train)
-        show()
-        return widgets.VBox([widgets.HBox(boxes, layout={"flex_flow": "row wrap"}), button, picture])
+        row = widgets.HBox(list(chosen.values()), layout={"flex_flow": "row wrap"})
+        return widgets.VBox([row, button, picture.out])

@@ -16,11 +16,12 @@ from deepnets_utils.runs.run import Run
 NOT_RUN = "(not run)"  # what stands in a text for a number that waits for its runs
 
 
-def comparison(frame: pd.DataFrame, exact: bool, protocol: str, form: str) -> pd.DataFrame:
+def comparison(frame: pd.DataFrame, form: str) -> pd.DataFrame:
     """Return a table of `comparison.compare` for printing, by row and column; form: of our numbers, as in ".2f".
 
     Without verdicts where ours are of another scale: `comparison.likeness` says how like they are.
     """
+    protocol, exact = frame["protocol"].iloc[0], frame["exact"].all()
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
     n = frame["published_n"].where(frame["published_n"] > 1)  # of one number the documents do not say of how many runs
     spread = _texts(frame.assign(mean=0, n=n), ["mean", "published_spread", "n"], ".10g")
@@ -93,13 +94,10 @@ def resolution(n: int, claims: int) -> str:
     """Return in words what n runs a side can show where so many claims are tested and corrected together."""
     if n < 2 or not claims:
         return "Nothing can be tested yet: that takes two runs on each side."
-    first, last = (smallest_significant(n, k) for k in (claims, 1))
-    if claims == 1:
-        return f"With {n} runs a side a difference must be about {last:.1f} standard deviations to be significant."
-    return (
-        f"With {n} runs a side a difference must be about {first:.1f} standard deviations to be significant at the "
-        f"first step of the correction, and {last:.1f} at the last."
-    )
+    least = smallest_significant(n, claims)
+    text = f"With {n} runs a side a difference must be about {least:.1f} standard deviations to be significant"
+    last = f" at the first step of the correction, and {smallest_significant(n):.1f} at the last" if claims > 1 else ""
+    return f"{text}{last}."
 
 
 def note(line: Mapping[str, Any]) -> str:
@@ -126,9 +124,8 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
     A difference of percentages is in points, a ratio or a difference of logarithms so many times, another difference
     its two sides.
     """
-    known = {name: math.nan if line.get(name) is None else line[name] for name in ("effect", "left", "right")}
-    number, left, right = known.values()  # a summary of an older version has no sides
-    low, high = (math.nan if line[name] is None else line[name] for name in ("low", "high"))
+    ends = ("effect", "left", "right", "low", "high")
+    number, left, right, low, high = (math.nan if line[name] is None else line[name] for name in ends)
     if math.isnan(number):
         return "", ""
     ratio, metric = line["scale"] == "ratio", line.get("metric", "")
@@ -174,23 +171,19 @@ def plans(
 ) -> HTML:
     """Return a table of what the runs of two plans cost, in PFLOP (10^15 operations), and the sums in words.
 
-    paper, here: one row a run (see `Study.plan`) of profile paper and of this one; a run that two rows share is counted
-    in the first. by: the columns that a line of the table is of. pflop: of a run's training. stored: digests of the
-    runs that are not missing.
+    paper, here: as `Study.plan` returns them; a run that two rows share is counted in the first. by: the columns that a
+    line of the table is of. pflop: of a run's training. stored: digests of the runs that are not missing.
     """
+    sums = {"PFLOP a run": ("pflop", "first"), "runs": ("pflop", "size"), "PFLOP in all": ("pflop", "sum")}
+    sums["missing"] = ("missing", "sum")
     costs = []
-    for plan in (paper, here):
+    for profile, plan in {"paper": paper, "here": here}.items():
         plan = plan.assign(digest=plan["run"].map(lambda run: run.digest)).drop_duplicates("digest")
         plan = plan.assign(pflop=plan["run"].map(pflop), missing=~plan["digest"].isin(stored))
-        sums = dict(one=("pflop", "first"), runs=("pflop", "size"), all=("pflop", "sum"), missing=("missing", "sum"))
-        costs.append(plan.groupby(list(by), sort=False).agg(**sums))
-    there, own = costs
-    table = pd.DataFrame({"PFLOP a run, paper": there["one"], "runs, paper": there["runs"]})
-    table["PFLOP in all, paper"] = there["all"]
-    table = table.reindex([*there.index, *own.index.difference(there.index, sort=False)])
-    table["PFLOP a run, here"] = own["one"]
+        costs.append(plan.groupby(list(by), sort=False).agg(**sums).add_suffix(f", {profile}"))
+    table = pd.concat(costs, axis=1).drop(columns=["missing, paper", "PFLOP in all, here"])
+    table = table.rename(columns={"runs, here": "runs here", "missing, here": "missing here"})
     counts = ["runs, paper", "runs here", "missing here"]
-    table[counts[1]], table[counts[2]] = own["runs"], own["missing"]
     table[counts] = table[counts].fillna(0).astype(int)
     total, lacking = table["PFLOP in all, paper"].sum(), (table["PFLOP a run, here"] * table["missing here"]).sum()
     hours = f"{total / 0.02 / 3600:,.0f} h at a sustained 20 TFLOP/s, by arithmetic and not measured"

@@ -1,7 +1,9 @@
 """What a study leaves for reports, the README and the summary: <study>.json and tables that studies share."""
 
+import datetime
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from deepnets_utils.results import comparison, documents
 from deepnets_utils.results.verdicts import VERDICTS
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
-from deepnets_utils.runs.run import Result, nan_to_null
+from deepnets_utils.runs.run import Result, Run, nan_to_null
+from deepnets_utils.sweeps.estimates import basis, estimates
 
 SCALES = LARGE[::-1]  # their claims are judged together, the largest scale first
 
@@ -59,11 +62,13 @@ def claims(folder: Path) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write a study's summary, last of all, and what several studies contribute to.
+    """Write a study's summary, last of all and with the time, and what several studies contribute to.
 
     That is tables/claims.csv, and tables of which each study has some metrics.
     """
-    text = json.dumps(nan_to_null(summary), indent=1)  # an interval that reaches infinity is open on that side
+    finished_at = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    made = {"token": os.environ.get("DEEPNETS_REPORT_TOKEN", ""), "finished_at": finished_at}
+    text = json.dumps(nan_to_null({**summary, **made}), indent=1)  # an interval to infinity is open on that side
     with locked(folder / ".claims.lock"):  # studies that finish at once
         summaries = [summary, *(other for other in read_all(folder) if other["study"] != summary["study"])]
         summaries.sort(key=lambda each: each["study"])
@@ -95,20 +100,26 @@ def table(source: str, name: str, protocol: str, frame: pd.DataFrame) -> dict[st
     return about | counts(frame) | {"columns": lines[0], "rows": lines[1:]}
 
 
-def runs(total: int, results: Collection[Result], missing_seconds: Collection[float], basis: str) -> dict[str, Any]:
-    """Return what a summary says of a study's runs: how many there are, are missing and diverged, and their seconds.
+def runs(
+    runs: Mapping[str, Run], results: Mapping[str, Result], stored: Iterable[Result], device: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return what a summary says of a study's runs, and the seconds of each missing one by digest, NaN where unknown.
 
-    missing_seconds: of each missing run, NaN where unknown. basis: in words, by what these are estimated.
+    runs, results: by digest, those of the study. stored: any others, by which the seconds are estimated, too.
     """
-    return {
-        "total": total,
-        "missing": len(missing_seconds),
-        "missing_seconds": float(np.nansum(missing_seconds)),
-        "missing_unknown": int(np.isnan(missing_seconds).sum()),
-        "missing_by": basis,
-        "diverged": sum(result.status == "diverged" for result in results),
-        **{key: sum(result.provenance[key] for result in results) for key in ("cpu_seconds", "wall_seconds")},
+    known = [*results.values(), *stored]
+    missing = [digest for digest in runs if digest not in results]
+    seconds = estimates([runs[digest] for digest in missing], known, device)
+    counts = {
+        "total": len(runs),
+        "missing": len(missing),
+        "missing_seconds": float(np.nansum(seconds)),
+        "missing_unknown": int(np.isnan(seconds).sum()),
+        "missing_by": basis(known, device),
+        "diverged": sum(result.status == "diverged" for result in results.values()),
+        **{key: sum(result.provenance[key] for result in results.values()) for key in ("cpu_seconds", "wall_seconds")},
     }
+    return counts, dict(zip(missing, seconds, strict=True))
 
 
 def counts(frame: pd.DataFrame) -> dict[str, int]:

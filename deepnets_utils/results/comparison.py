@@ -15,6 +15,10 @@ from deepnets_utils.training.learning_rates import HIGHEST
 WORDS = ("same", "close", "wide", "differs", "too few runs", "missing")  # what `compare` says of a published cell,
 OTHER_SCALE = "other scale"  # and what of one whose runs are not the document's
 LOGARITHMIC = ("mse", "mse_order", "learning_rate")  # endings of metrics whose ratios count, and not their differences
+COLUMNS = (
+    *("row", "column", "metric", "protocol", "printed", "published", "published_spread", "published_n"),
+    *("ours", "spread", "n", "low", "high", "verdict", "diverged", "exact"),
+)
 SHARE, FACTOR, EXACT_SHARE = 0.05, 1.5, 0.001  # margins of "close" where the document prints no spread
 
 
@@ -32,10 +36,8 @@ def compare(
     values: (row, column) -> one value per run, NaN = diverged, inf = not reached; empty, or no key, where
     nothing ran yet. In the units of results.csv. exact: every value is deterministic: a number, or equal ones.
     other_scale: ours are of trainings that are larger or smaller than the document's.
-    Columns: row, column, metric, protocol, printed (as the document has it), published, published_spread, published_n,
-    ours (mean), spread, n (finished runs), low, high (95 % t interval of ours; of a loss or a rate, of the logarithm of
-    their mean; cut off where nothing is possible: errors outside 0 to 100 %, rates above a range test's highest),
-    verdict, diverged (runs), exact.
+    Its columns are COLUMNS: printed as the document has it, ours a mean of n finished runs, low and high its 95 % t
+    interval, cut off where nothing is possible: errors outside 0 to 100 %, rates above a range test's highest.
 
     verdict: "" where nothing is published, "missing" where nothing ran, OTHER_SCALE of another scale, "too few runs"
     below two finished ones (unless exact) or where one did not reach its time. Else "same": ours rounds to the printed
@@ -46,27 +48,20 @@ def compare(
     which takes three runs: two that happen to be close would decide for both sides.
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
-    rows = only(results(source, table), "metric", metric, f" in {source} {table}")
-    cells = {(row["row"], row["column"]): row for _, row in rows.iterrows()}
+    cells = only(results(source, table), "metric", metric, f" in {source} {table}").set_index(["row", "column"])
+    keys = pd.MultiIndex.from_tuples(dict.fromkeys([*cells.index, *values]), names=cells.index.names)
     lines = []
-    for key in dict.fromkeys([*cells, *values]):
-        sample = np.asarray(values.get(key, ()), dtype=float).reshape(-1)
-        if exact and sample.size and not (np.isfinite(sample) & (sample == sample[0])).all():
-            raise ValueError(f"exact values are finite and equal, not {sample.tolist()}: {key}")
-        ours, cell = summary(sample), cells.get(key)
-        line = dict(zip(("row", "column"), key, strict=True)) | {"metric": metric, "protocol": protocol}
-        value, spread, n = (math.nan, math.nan, pd.NA) if cell is None else cell[["value", "spread", "n"]]
-        line |= {"printed": "" if cell is None else _allowed(cell)[0]}
-        line |= {"published": value, "published_spread": spread, "published_n": n}
-        low, high = _log_interval(ours) if metric.endswith(LOGARITHMIC) else (ours.low, ours.high)
-        if metric.endswith(("error", "accuracy")):
-            low, high = np.clip((low, high), 0, 100)
-        elif metric == "learning_rate":
-            low, high = np.clip((low, high), 0, HIGHEST)
-        line |= {"ours": ours.mean, "spread": ours.spread, "n": ours.n, "low": low, "high": high}
+    for key, cell in cells.reindex(keys).fillna({"printed": "", "note": ""}).iterrows():
+        ours = summary(sample := values.get(key, ()))
+        if exact and (ours.diverged or ours.unreached or ours.spread > 0):
+            raise ValueError(
+                f"exact values are finite and equal, not {np.asarray(sample, dtype=float).tolist()}: {key}"
+            )
+        theirs = cell["printed"] and _allowed(cell)[0], *cell[["value", "spread", "n"]]
+        numbers = ours.mean, ours.spread, ours.n, *_interval(ours, metric)
         word = _verdict(ours, cell, exact, other_scale)
-        lines.append(line | {"verdict": word, "diverged": ours.diverged, "exact": exact})
-    return pd.DataFrame(lines).astype({"published_n": "Int64"})
+        lines.append([*key, metric, protocol, *theirs, *numbers, word, ours.diverged, exact])
+    return pd.DataFrame(lines, columns=COLUMNS).astype({"published_n": "Int64"})
 
 
 def likeness(frame: pd.DataFrame) -> str:
@@ -94,8 +89,8 @@ def likeness(frame: pd.DataFrame) -> str:
     return ". ".join(texts)
 
 
-def _verdict(ours: Summary, cell: pd.Series | None, exact: bool, other_scale: bool) -> str:
-    if cell is None:
+def _verdict(ours: Summary, cell: pd.Series, exact: bool, other_scale: bool) -> str:
+    if not cell["printed"]:
         return ""
     if ours.n + ours.diverged == 0:
         return "missing"
@@ -142,9 +137,11 @@ def _allowed(cell: pd.Series) -> tuple[str, Decimal, Decimal]:
     return f"about {printed:,.0f}" if rounded else f"{cell['value']:.10g}", printed - half, printed + half
 
 
-def _log_interval(ours: Summary) -> tuple[float, float]:
-    """Return the 95 % interval of a mean above 0 by that of its logarithm, whose error is the mean's relative one."""
-    if not (ours.n > 1 and ours.mean > 0):
-        return math.nan, math.nan
-    factor = math.exp(stdtrit(ours.n - 1, 0.975) * ours.spread / ours.mean / math.sqrt(ours.n))
-    return ours.mean / factor, ours.mean * factor
+def _interval(ours: Summary, metric: str) -> tuple[float, float]:
+    """Return the 95 % interval; of a loss or a rate by that of its logarithm, whose error is the relative one."""
+    low, high = ours.low, ours.high
+    if metric.endswith(LOGARITHMIC):
+        factor = math.exp((high - low) / 2 / ours.mean) if ours.mean > 0 else math.nan
+        low, high = ours.mean / factor, ours.mean * factor
+    highest = HIGHEST if metric == "learning_rate" else 100.0 if metric.endswith(("error", "accuracy")) else None
+    return np.clip((low, high), 0, highest) if highest else (low, high)

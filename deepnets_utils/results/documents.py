@@ -1,34 +1,26 @@
 """What the documents say: their printed numbers and their claims, read from data/published."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import pandas as pd
 
 from deepnets_utils.runs.paths import PUBLISHED
 
-
-class Bound(NamedTuple):
-    """What a claim compares mean(lhs) with: factor * mean(rhs) + offset."""
-
-    factor: float
-    offset: float
-
-
 _REFERENCE = re.compile(r"[^:]+:[^:]+:[^:]+|-?\d+(\.\d+)?(e-?\d+)?")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _TOLERANT = ("equal", "not_less", "not_greater")
-_MARGINS = (
-    ("", ("less", "greater"), lambda: (Bound(1, 0), Bound(1, 0))),
-    (f"{_NUMBER} % of rhs", _TOLERANT, lambda m: (Bound(1 - m / 100, 0), Bound(1 + m / 100, 0))),
-    (f"a factor of {_NUMBER}", _TOLERANT, lambda m: (Bound(1 / m, 0), Bound(m, 0))),
-    (_NUMBER, _TOLERANT, lambda m: (Bound(1, -m), Bound(1, m))),
-    (f"{_NUMBER} percentage points", _TOLERANT, lambda m: (Bound(1, -m), Bound(1, m))),
-    (f"{_NUMBER} to {_NUMBER}", ("ratio_within",), lambda a, b: (Bound(a, 0), Bound(b, 0))),
-    (f"{_NUMBER} to {_NUMBER} percentage points", ("difference_within",), lambda a, b: (Bound(1, a), Bound(1, b))),
+_MARGINS = (  # what each allows: its text, kinds of claims, and the bounds that it stands for
+    ("", ("less", "greater"), lambda: ((1, 0), (1, 0))),
+    (f"{_NUMBER} % of rhs", _TOLERANT, lambda m: ((1 - m / 100, 0), (1 + m / 100, 0))),
+    (f"a factor of {_NUMBER}", _TOLERANT, lambda m: ((1 / m, 0), (m, 0))),
+    (_NUMBER, _TOLERANT, lambda m: ((1, -m), (1, m))),
+    (f"{_NUMBER} percentage points", _TOLERANT, lambda m: ((1, -m), (1, m))),
+    (f"{_NUMBER} to {_NUMBER}", ("ratio_within",), lambda a, b: ((a, 0), (b, 0))),
+    (f"{_NUMBER} to {_NUMBER} percentage points", ("difference_within",), lambda a, b: ((1, a), (1, b))),
 )
 KINDS = {  # and how a reader is told of one, with its margin
     "less": "less",
@@ -73,8 +65,8 @@ class Claim:
         _ = self.bounds  # a claim that cannot be judged fails when it is made
 
     @property
-    def bounds(self) -> tuple[Bound, Bound]:
-        """The lower and the upper bound that the margin stands for."""
+    def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The lower and the upper bound of mean(lhs), each as (factor, offset): factor * mean(rhs) + offset."""
         if self.kind not in KINDS:
             raise ValueError(f"{self.id}: unknown kind {self.kind!r}; allowed: {', '.join(KINDS)}")
         allowed = {pattern: bounds for pattern, kinds, bounds in _MARGINS if self.kind in kinds}
@@ -92,11 +84,11 @@ def claims(source: str | None = None) -> list[Claim]:
     rows = _read("claims.csv")
     if source is not None:
         rows = only(rows, "source", source)
-    fields = ["id", "source", "where", "statement", "kind", "metric", "margin", "note"]
-    return [
-        Claim(pairs=tuple(zip(row["lhs"].split(";"), row["rhs"].split(";"), strict=True)), **row[fields])
-        for _, row in rows.iterrows()
+    pairs = [
+        tuple(zip(lhs.split(";"), rhs.split(";"), strict=True))
+        for lhs, rhs in zip(rows["lhs"], rows["rhs"], strict=True)
     ]
+    return [Claim(**row) for row in rows.drop(columns=["lhs", "rhs"]).assign(pairs=pairs).to_dict("records")]
 
 
 def claim(id: str) -> Claim:
@@ -142,14 +134,13 @@ def results(source: str, table: str | None = None) -> pd.DataFrame:
     rows = only(_read("results.csv"), "source", source)
     if table is not None:
         rows = only(rows, "table", table, f" of {source}")
-    types = {"value": float, "spread": float, "n": "Int64"}
-    filled = {name: pd.to_numeric(rows[name].where(rows[name] != "")) for name in types}
-    return rows.assign(**filled, printed=rows["value"]).astype(types)
+    return rows.assign(printed=rows["value"]).astype({"value": float})
 
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    return pd.read_csv(PUBLISHED / name, dtype=str, keep_default_na=False)
+    types = defaultdict(lambda: str, spread=float, n="Int64")
+    return pd.read_csv(PUBLISHED / name, dtype=types, keep_default_na=False, na_values={"spread": "", "n": ""})
 
 
 def only(rows: pd.DataFrame, column: str, wanted: str, where: str = "") -> pd.DataFrame:

@@ -19,38 +19,36 @@ from deepnets_utils.data.tasks import build_task
 from deepnets_utils.results.statistics import summary
 from deepnets_utils.runs.run import Result, Run
 
-ORIGIN = ("cpu_seconds", "wall_seconds", "device", "path", "weights_sha256", "teacher_weights_sha256")
+WORDS = ("status", "digest", "device", "path", "weights_sha256", "teacher_weights_sha256")  # columns of texts
+ORIGIN = ("cpu_seconds", "wall_seconds", *WORDS[2:])
 
 
-def product(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> list[tuple[dict[str, Any], Run]]:
-    """Return each combination of the factors' values with its Run; make(**values) returns None for what is not run."""
+def plan(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    """Return one row a combination of the factors' values, with its `run`: make(**values), or None for no such row."""
     rows = [dict(zip(factors, values, strict=True)) for values in itertools.product(*map(list, factors.values()))]
-    return [(row, run) for row in rows if (run := make(**row)) is not None]
+    planned = [row | {"run": run} for row in rows if (run := make(**row)) is not None]
+    return pd.DataFrame(planned, columns=[*factors, "run"])
 
 
-def tidy(
-    planned: Sequence[tuple[dict[str, Any], Run]], results: Sequence[Result | None], factors: Iterable[str]
-) -> pd.DataFrame:
-    """Return the table of runs, one row each in this order.
+def tidy(planned: pd.DataFrame, results: Iterable[Result | None]) -> pd.DataFrame:
+    """Return the table of the runs of a `plan`, one row each in this order.
 
     The columns of the metrics that such runs have at least are there without any stored run, too.
     """
-    columns = dict.fromkeys([*factors, "status", "digest"])
-    lines = []
-    for (row, run), result in zip(planned, results, strict=True):
-        line = row | {"status": "missing", "digest": run.digest}
+    factors, lines = planned.drop(columns="run"), []
+    for run, result in zip(planned["run"], results, strict=True):
+        line = {"status": "missing", "digest": run.digest} | dict.fromkeys(_metrics(run), np.nan)
         if not isinstance(run.learning_rate, str):
-            line.setdefault("learning_rate", run.learning_rate)
+            line["learning_rate"] = run.learning_rate
         if result is not None:
-            measured = result.metrics | {name: result.provenance.get(name) for name in ORIGIN}
-            line |= {"status": result.status} | {name: value for name, value in measured.items() if name not in row}
-        columns |= dict.fromkeys([*_metrics(run), *line])
+            origin = {name: result.provenance.get(name) for name in ORIGIN}
+            line |= {"status": result.status} | result.metrics | origin
         lines.append(line)
-    columns = [*(name for name in columns if name not in ORIGIN), *ORIGIN]
-    frame = pd.DataFrame(lines, columns=columns)
-    words = ("device", "path", "weights_sha256", "teacher_weights_sha256", *factors)
-    numbers = [name for name in columns if name not in words and frame[name].isna().all()]
-    return frame.astype(dict.fromkeys(numbers, float)).astype(dict.fromkeys(("status", "digest", *words[:4]), object))
+    found = pd.DataFrame(lines)
+    measured = [name for name in found if name not in (*factors, *WORDS, *ORIGIN)]
+    found = found.reindex(columns=[*WORDS[:2], *measured, *ORIGIN])
+    types = dict.fromkeys(found.columns[found.isna().all()], float) | dict.fromkeys(WORDS, object)
+    return factors.join(found.astype(types))
 
 
 def _metrics(run: Run) -> list[str]:
@@ -138,9 +136,8 @@ def cells(table: pd.DataFrame, metric: str, by: Sequence[str]) -> dict[tuple[Any
 def describe(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
     """Return one row a cell: `statistics.Summary` of a column, as columns, indexed by the labels of `by`."""
     found = cells(table, metric, by)
-    index = pd.MultiIndex.from_tuples(found, names=by) if found else pd.MultiIndex.from_arrays([[]] * len(by), names=by)
-    columns = list(asdict(summary([])))
-    frame = pd.DataFrame([asdict(summary(cell)) for cell in found.values()], index, columns)
+    summaries = [asdict(summary(cell)) for cell in found.values()]
+    frame = pd.DataFrame(summaries, pd.MultiIndex.from_tuples(found, names=by), list(asdict(summary([]))))
     return frame if found else frame.astype(float)
 
 
@@ -162,9 +159,5 @@ def by_label(
     found: dict[str, dict[tuple[str, str], np.ndarray | float]] = {}
     labelled = table.assign(**constant, protocol=table.get("protocol", ""))
     for (protocol, *label), cell in cells(labelled, value, ["protocol", row, column]).items():
-        of_protocol = found.setdefault(protocol, {})
-        if not exact:
-            of_protocol[tuple(label)] = cell
-        else:
-            of_protocol[tuple(label)] = float(cell[0]) if len(cell) else cell
+        found.setdefault(protocol, {})[tuple(label)] = float(cell[0]) if exact and len(cell) else cell
     return found

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+ALPHA = 0.05
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -41,11 +43,11 @@ def summary(values: Sequence[float] | np.ndarray) -> Summary:
     """
     values = np.asarray(values, dtype=float).reshape(-1)
     mean, variance, n = moments(values)
-    ranked, unreached = np.sort(np.where(np.isnan(values), np.inf, values)), int(np.isinf(values).sum())
-    median, q25, q75 = (_quantile(ranked, q) for q in (0.5, 0.25, 0.75))
-    half = float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n) if n > 1 else math.nan
-    diverged = values.size - n
-    return Summary(mean, math.sqrt(variance), n, diverged, unreached, median, q25, q75, mean - half, mean + half)
+    ranked = np.sort(np.where(np.isnan(values), np.inf, values))
+    places = np.array([0.5, 0.25, 0.75]) * (values.size - 1)
+    quantiles = np.interp(places, range(values.size), ranked).tolist() if values.size else [math.nan] * 3
+    counts = n, values.size - n, int(np.isinf(values).sum())
+    return Summary(mean, math.sqrt(variance), *counts, *quantiles, *difference_interval(values, 0.0))
 
 
 def welch(variance: float, n: float, other_variance: float, other_n: float) -> tuple[float, float]:
@@ -63,11 +65,13 @@ def welch(variance: float, n: float, other_variance: float, other_n: float) -> t
 
 
 def difference_interval(
-    values: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray
+    values: float | Sequence[float] | np.ndarray, others: float | Sequence[float] | np.ndarray
 ) -> tuple[float, float]:
-    """Return Welch's 95 % interval of mean(values) - mean(others) without diverged runs; NaN where there is none."""
-    mean, variance, n = moments(np.asarray(values, dtype=float).reshape(-1))
-    other, other_variance, other_n = moments(np.asarray(others, dtype=float).reshape(-1))
+    """Return Welch's 95 % interval of mean(values) - mean(others) without diverged runs; NaN where there is none.
+
+    A number has no sampling error.
+    """
+    (mean, variance, n), (other, other_variance, other_n) = moments(values), moments(others)
     error, dof = welch(variance, n, other_variance, other_n)
     half = float(stdtrit(dof, 0.975)) * error if error else error
     return mean - other - half, mean - other + half
@@ -81,27 +85,26 @@ def mean_of_others(mean: float, n: int, one: float) -> float:
     return (n * mean - one) / (n - 1)
 
 
-def smallest_significant(n: int, claims: int = 1, alpha: float = 0.05) -> float:
+def smallest_significant(n: int, claims: int = 1) -> float:
     """Return how many standard deviations two means of n runs each must be apart for Welch's one-sided test.
 
     For the smallest p-value of so many claims, where Holm's correction begins; NaN below two runs.
     """
-    return float(stdtrit(2 * n - 2, 1 - alpha / claims)) * math.sqrt(2 / n) if n > 1 else math.nan
+    return float(stdtrit(2 * n - 2, 1 - ALPHA / claims)) * math.sqrt(2 / n) if n > 1 else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's step-down adjusted p-values, in the order given; ValueError for one outside 0 to 1."""
-    if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values lie between 0 and 1, not {list(p_values)}")
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
+    """Return Holm's step-down adjusted p-values, in the order given."""
+    p_values = np.asarray(p_values, dtype=float)
+    order, adjusted = p_values.argsort(), np.empty(p_values.size)
+    steps = p_values[order] * np.arange(p_values.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.tolist()
 
 
-def moments(values: np.ndarray) -> tuple[float, float, float]:
+def moments(values: float | Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """Return mean, variance (n - 1) and number of the finished runs; a number counts as infinitely many."""
+    values = np.asarray(values, dtype=float)
     if values.ndim == 0 and np.isfinite(values):
         return float(values), 0.0, math.inf
     finished = values[~np.isnan(values)]
@@ -110,14 +113,6 @@ def moments(values: np.ndarray) -> tuple[float, float, float]:
     shifted = finished - finished[0]  # so that equal values have a variance of exactly 0
     variance = float(shifted.var(ddof=1)) if finished.size > 1 else math.nan
     return float(finished[0] + shifted.mean()), variance, finished.size
-
-
-def _quantile(ranked: np.ndarray, q: float) -> float:
-    if ranked.size == 0:
-        return math.nan
-    place = q * (ranked.size - 1)
-    low, high = ranked[math.floor(place)], ranked[math.ceil(place)]
-    return float(low if low == high else low * (1 - place % 1) + high * (place % 1))
 
 
 def log_rank(times: np.ndarray, others: np.ndarray) -> float:

@@ -18,15 +18,11 @@ from scipy.special import stdtr, stdtrit
 
 from deepnets_utils.results import documents
 from deepnets_utils.results.documents import Claim
-from deepnets_utils.results.statistics import holm, log_rank, moments, welch
+from deepnets_utils.results.statistics import ALPHA, difference_interval, holm, log_rank, moments, welch
 
 Cell = float | Sequence[float] | np.ndarray
-VERDICTS = (  # the last two are a study's: of a claim that its runs cannot try, and of one without enough of them
-    *("supported", "contradicted", "leans", "leans against", "undecided"),
-    *("not tried", "too few runs"),
-)
-
-
+# The last two are a study's: of a claim that its runs cannot try, and of one without enough of them.
+VERDICTS = ("supported", "contradicted", "leans", "leans against", "undecided", "not tried", "too few runs")
 IN_PART = "decided in part"  # a claim that one protocol decides, and another leaves open or decides the other way
 
 
@@ -71,7 +67,7 @@ class Verdict:
     note: str
 
 
-def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
+def judge(questions: Sequence[Question]) -> list[Verdict]:
     """Return a Verdict for each question of one family (a study), Holm over its claims for and against.
 
     - A claim is supported when all its pairs are (its p is the largest of theirs), contradicted when at least
@@ -92,7 +88,7 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     asked = [(question.claim.id, question.protocol) for question in questions]
     if twice := sorted({key for key in asked if asked.count(key) > 1}):
         raise ValueError(f"asked twice in one family (claim, protocol): {twice}")
-    claims = [_pairs(question) for question in questions]
+    claims = [[_Pair(question, lhs, rhs) for lhs, rhs in question.claim.pairs] for question in questions]
     supported = [max(pair.p_supported for pair in pairs) for pairs in claims]
     contradicted = [min(1.0, len(pairs) * min(pair.p_contradicted for pair in pairs)) for pairs in claims]
     corrected = contradicted[:], supported[:]
@@ -100,83 +96,81 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Verdict]:
     for p_values in corrected:
         for i, p in zip(family, holm([p_values[i] for i in family]), strict=True):
             p_values[i] = p
-    verdicts = []
-    for question, pairs, *p_values in zip(questions, claims, *corrected, contradicted, supported, strict=True):
-        claim, known = question.claim, [pair for pair in pairs if pair.n] or pairs
-        steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
-        word = next((word for word, p in steps if p <= alpha), "undecided")
-        if word in ("contradicted", "leans against"):
-            decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
-        else:
-            decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
-        scale = "difference" if all(bound.factor == 1 for bound in claim.bounds) else "ratio"
-        effect = decides.ratio() if scale == "ratio" else decides.difference()
-        n, note = min(pair.n for pair in known), _note(question)
-        sides = (mean for mean, *_ in decides.moments)
-        about = (claim.id, question.protocol, word, *sides, *effect, scale, decides.name)
-        counts = len(known), sum(pair.points for pair in known), sum(pair.p_supported <= alpha for pair in known)
-        verdicts.append(Verdict(*about, n, *counts, p_values[1], p_values[0], note))
-    return verdicts
+    p_values = zip(*corrected, contradicted, supported, strict=True)
+    return [_verdict(*of) for of in zip(questions, claims, p_values, strict=True)]
 
 
-def _pairs(question: Question) -> list["_Pair"]:
-    """Return the claim's pairs with their uncorrected p-values and the slack that breaks ties of p."""
-    claim = question.claim
-    (lower, upper), same, below, above = claim.bounds, (1, 0), -1, 1
-    shown, opposite = {
-        "less": ([(same, below)], [(same, above)]),
-        "greater": ([(same, above)], [(same, below)]),
-        "not_less": ([(lower, above)], [(same, below)]),
-        "not_greater": ([(upper, below)], [(same, above)]),
-    }.get(claim.kind, ([(lower, above), (upper, below)], [(lower, below), (upper, above)]))
-    better = 1 if claim.metric.endswith("accuracy") else -1
-    pairs = [_Pair(question, lhs, rhs) for lhs, rhs in claim.pairs]
-    for pair in filter(lambda pair: pair.n, pairs):
-        inclusive = claim.kind not in ("less", "greater")
-        for_it = [pair.test(*test, better, inclusive) for test in shown]
-        against = [pair.test(*test, better, inclusive=False) for test in opposite]
-        pair.p_supported, pair.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
-        pair.points = pair.slack > 0 or (inclusive and pair.slack == 0)
-        pair.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
-        if pair.exact:  # a number that does not show the claim refutes it
-            pair.p_supported = float(pair.p_supported == 1 or pair.p_contradicted == 0)
-            pair.p_contradicted = 1 - pair.p_supported
-    return pairs
+def _verdict(question: Question, pairs: Sequence["_Pair"], p_values: tuple[float, float, float, float]) -> Verdict:
+    """Return a claim's verdict by its p-values: corrected ones against and for it, then those before the correction."""
+    known = [pair for pair in pairs if pair.n] or pairs
+    steps = zip(("contradicted", "supported", "leans against", "leans"), p_values, strict=True)
+    word = next((word for word, p in steps if p <= ALPHA), "undecided")
+    if word in ("contradicted", "leans against"):
+        decides = min(known, key=lambda pair: (pair.p_contradicted, pair.slack))
+    else:
+        decides = max(known, key=lambda pair: (pair.p_supported, -pair.slack))
+    scale = "difference" if all(factor == 1 for factor, _ in question.claim.bounds) else "ratio"
+    effect = decides.ratio() if scale == "ratio" else decides.difference()
+    about = (question.claim.id, question.protocol, word, *(mean for mean, *_ in decides.moments), *effect, scale)
+    shown = sum(pair.p_supported <= ALPHA for pair in known)
+    counts = min(pair.n for pair in known), len(known), sum(pair.points for pair in known), shown
+    return Verdict(*about, decides.name, *counts, p_values[1], p_values[0], _note(question))
 
 
 class _Pair:
-    """Two cells side by side. n: finished runs of the smaller, 1 for two numbers, 0 where nothing can be told.
+    """Two cells side by side, their uncorrected p-values, and the slack that breaks ties of p.
 
-    That is where one is empty, or no run of both reached its time.
+    n: finished runs of the smaller, 1 for two numbers, 0 where nothing can be told: one is empty, or no run of both
+    reached its time.
     """
 
     p_supported, p_contradicted, slack, points = 1.0, 1.0, 0.0, False
 
     def __init__(self, question: Question, lhs: str, rhs: str) -> None:
-        left, right = _cell(question, lhs), _cell(question, rhs)
+        self.claim = question.claim
         self.name = f"{documents.in_words(lhs)} against {documents.in_words(rhs)}"
-        self.whole = not np.isnan(left).any(), not np.isnan(right).any()
-        self.moments = moments(left), moments(right)
-        self.finished = left[~np.isnan(left)], right[~np.isnan(right)]
+        self.cells = _cell(question, lhs), _cell(question, rhs)
+        self.moments = tuple(map(moments, self.cells))
+        self.finished = [cell[~np.isnan(cell)] for cell in self.cells]
         reached = np.isfinite(np.concatenate(self.finished))
         self.unreached = not reached.all()
-        n = min(self.moments[0][2], self.moments[1][2]) if reached.any() else 0
-        self.exact = n == math.inf
-        self.n = 1 if self.exact else n
+        n = min(n for *_, n in self.moments) if reached.any() else 0
+        self.n = 1 if n == math.inf else n
+        if self.n:
+            self._judge(exact=n == math.inf)
 
-    def contrast(self, factor: float) -> tuple[float, float, float]:
-        """mean(left) - factor * mean(right), its standard error and its degrees of freedom."""
+    def _judge(self, exact: bool) -> None:
+        (lower, upper), same, below, above = self.claim.bounds, (1, 0), -1, 1
+        shown, opposite = {
+            "less": ([(same, below)], [(same, above)]),
+            "greater": ([(same, above)], [(same, below)]),
+            "not_less": ([(lower, above)], [(same, below)]),
+            "not_greater": ([(upper, below)], [(same, above)]),
+        }.get(self.claim.kind, ([(lower, above), (upper, below)], [(lower, below), (upper, above)]))
+        inclusive = self.claim.kind not in ("less", "greater")
+        for_it = [self._test(*bound, inclusive) for bound in shown]
+        against = [self._test(*bound, inclusive=False) for bound in opposite]
+        self.p_supported, self.slack = max(p for p, _ in for_it), min(distance for _, distance in for_it)
+        self.points = self.slack > 0 or (inclusive and self.slack == 0)
+        self.p_contradicted = min(1.0, len(against) * min(p for p, _ in against))
+        if exact:  # a number that does not show the claim refutes it
+            self.p_supported = float(self.p_supported == 1 or self.p_contradicted == 0)
+            self.p_contradicted = 1 - self.p_supported
+
+    def _contrast(self, factor: float) -> tuple[float, float, float]:
+        """Return mean(left) - factor * mean(right), its standard error and its degrees of freedom."""
         (mean, variance, n), (other, other_variance, other_n) = self.moments
         return mean - factor * other, *welch(variance, n, factor**2 * other_variance, other_n)
 
-    def test(self, bound: tuple[float, float], direction: int, better: int, inclusive: bool) -> tuple[float, float]:
-        """p-value and distance of left being above (direction 1) or below (-1) factor * right + offset."""
+    def _test(self, bound: tuple[float, float], direction: int, inclusive: bool) -> tuple[float, float]:
+        """Return p-value and distance of left being above (direction 1) or below (-1) factor * right + offset."""
         factor, offset = bound
-        estimate, error, dof = self.contrast(factor)
+        estimate, error, dof = self._contrast(factor)
         distance = direction * (estimate - offset)
         if abs(distance) <= 1e-12 * (abs(self.moments[0][0]) + abs(offset)):
             distance = 0.0  # rounding, as of 0.9 - 0.7 against 0.2
-        favoured_is_whole = self.whole[0 if direction == better else 1]
+        better = 1 if self.claim.metric.endswith("accuracy") else -1
+        favoured_is_whole = not np.isnan(self.cells[direction != better]).any()
         if self.unreached:
             # Where a bound lies beyond what was watched, a run that did not reach its time says nothing about it.
             known = favoured_is_whole and direction * (factor - 1 + offset) <= 0
@@ -189,28 +183,24 @@ class _Pair:
         return float(stdtr(dof, -distance / error)), distance
 
     def _by_order(self) -> float:
-        """p-value of samples that do not vary, as a coarse measure's may: by chance they would be sorted like this."""
-        n, other = sorted((self.moments[0][2], self.moments[1][2]))
-        if other == math.inf:
-            return 2.0**-n
-        return 1 / math.comb(int(n + other), int(n))
+        """Return the p-value of samples that do not vary, as a coarse measure's may not: of their order by chance."""
+        n, other = sorted(n for *_, n in self.moments)
+        return 2.0**-n if other == math.inf else 1 / math.comb(int(n + other), int(n))
 
     def difference(self) -> tuple[float, float, float]:
-        """mean(left) - mean(right) and its 95 % interval."""
-        mean, error, dof = self.contrast(1)
-        half = float(stdtrit(dof, 0.975)) * error if error else 0.0
-        return mean, mean - half, mean + half
+        """Return mean(left) - mean(right) and its 95 % interval."""
+        return self._contrast(1)[0], *difference_interval(*self.cells)
 
     def ratio(self) -> tuple[float, float, float]:
-        """mean(left) / mean(right) and its 95 % interval, Fieller's: the factors that no test excludes."""
+        """Return mean(left) / mean(right) and its 95 % interval, Fieller's: the factors that no test excludes."""
         (left, *_), (right, *_) = self.moments
         if min(left, right) < 0:
             raise ValueError(f"a ratio needs means of at least 0, not {left:g} and {right:g}: {self.name}")
         ratio = left / right if right > 0 else math.nan
-        _, error, dof = self.contrast(ratio)
+        _, error, dof = self._contrast(ratio)
         if not error > 0:
             return ratio, ratio + error, ratio + error  # a point without variance, NaN for too few runs
-        left_2, both = ((stdtrit(dof, 0.975) * self.contrast(factor)[1]) ** 2 for factor in (0, 1))
+        left_2, both = ((stdtrit(dof, 0.975) * self._contrast(factor)[1]) ** 2 for factor in (0, 1))
         a, b, c = right**2 + left_2 - both, left * right, left**2 - left_2
         if a <= 0:
             return ratio, 0.0, math.inf  # the denominator may be 0
@@ -220,32 +210,27 @@ class _Pair:
 
 def _cell(question: Question, ref: str) -> np.ndarray:
     """Return float [runs], or [] for a number (a literal of the claim, too); [0] where there is no run."""
-    values = np.asarray(question.cells.get(ref, () if ":" in ref else float(ref)), dtype=float)
-    if values.ndim > 1:
-        raise ValueError(f"a cell is a number or one value per run, not of shape {values.shape}: {ref}")
-    return values
+    return np.asarray(question.cells.get(ref, () if ":" in ref else float(ref)), dtype=float)
 
 
 def _note(question: Question) -> str:
-    references = [ref for pair in question.claim.pairs for ref in pair]
-    cells = {documents.in_words(ref): _cell(question, ref) for ref in references}
-    missing = [ref for ref, values in cells.items() if values.size == 0]
-    if len(missing) == len({ref for ref in references if ":" in ref}):
+    cells = {ref: _cell(question, ref) for pair in question.claim.pairs for ref in pair}
+    if not any(values.size for ref, values in cells.items() if ":" in ref):
         return "not run"
-    few: dict[str, list[str]] = {"missing": missing, "n = 0": [], "n = 1": []}
-    notes = []
+    if not any(values.ndim for values in cells.values()):
+        return "exact"
+    notes: list[str] = []
+    few: dict[str, list[str]] = {"missing": [], "n = 0": [], "n = 1": []}
     for ref, values in cells.items():
-        finished, unreached = int((~np.isnan(values)).sum()), int(np.isinf(values).sum())
-        if finished < values.size:
-            notes.append(f"{values.size - finished} of {values.size} runs diverged: {ref}")
-        if unreached:
-            notes.append(f"{unreached} of {values.size} runs never got there: {ref}")
-        if values.ndim and values.size and finished < 2:
-            few[f"n = {finished}"].append(ref)
-    for word, refs in few.items():
-        more = f" and {len(refs) - 3} more" if len(refs) > 3 else ""
-        notes += [f"{word}: {'; '.join(refs[:3])}{more}"] if refs else []
-    return "; ".join(["exact"] if all(values.ndim == 0 for values in cells.values()) else notes)
+        name, diverged, unreached = documents.in_words(ref), np.isnan(values).sum(), np.isinf(values).sum()
+        for count, what in ((diverged, "diverged"), (unreached, "never got there")):
+            notes += [f"{count} of {values.size} runs {what}: {name}"] if count else []
+        if values.ndim and (finished := values.size - diverged) < 2:
+            few[f"n = {finished}" if values.size else "missing"].append(name)
+    for word, names in few.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        notes += [f"{word}: {'; '.join(names[:3])}{more}"] if names else []
+    return "; ".join(notes)
 
 
 def one_word(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -25,16 +25,17 @@ def test_a_comparison_leaves_out_what_is_missing() -> None:
         "published_spread": np.nan,
         "published_n": 10,
     }
+    line |= {"protocol": "coded", "exact": False}
     line |= {"ours": 2.25, "spread": 0.125, "n": 3, "diverged": 0, "low": 1.5, "high": np.nan, "verdict": "same"}
     nothing = line | {"row": "c", "ours": np.nan, "low": np.nan, "verdict": "missing"}
     lost = [line | {"row": "d", "diverged": 2}, nothing | {"row": "e", "n": 0, "diverged": 2}]
-    text = printing.comparison(pd.DataFrame([line, nothing, *lost]), False, "coded", ".2f")
+    text = printing.comparison(pd.DataFrame([line, nothing, *lost]), ".2f")
     assert text.loc[["d", "e"], "ours coded"].tolist() == ["2.25 ± 0.12 (n=3, 2 diverged)", "2 diverged"]
     assert (
         text.loc[("a", "b"), "published"] == "2.5 (n=10)" and text.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
     )
     assert list(text.loc[("c", "b")]) == ["2.5 (n=10)", "", "", "missing"]
-    small = printing.comparison(pd.DataFrame([line | {"verdict": "other scale"}, nothing]), False, "coded", ".2f")
+    small = printing.comparison(pd.DataFrame([line | {"verdict": "other scale"}, nothing]), ".2f")
     assert list(small) == list(text)[:-1] and small.loc[("a", "b"), "ours coded"] == "2.25 ± 0.12 (n=3)"
 
 

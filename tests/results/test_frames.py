@@ -19,9 +19,9 @@ def make(seed: int, rate: float | str = 0.1) -> Run:
 
 
 def table_with(*results: Result | None, rate: float | str = 0.1) -> tuple[pd.DataFrame, dict[str, Result]]:
-    planned = frames.product(lambda name, seed: make(seed, rate), {"name": ["a"], "seed": range(len(results))})
-    filled = [result and Result(run=run, **result) for (_, run), result in zip(planned, results, strict=True)]
-    return frames.tidy(planned, filled, ["name", "seed"]), {item.run.digest: item for item in filled if item}
+    planned = frames.plan(lambda name, seed: make(seed, rate), {"name": ["a"], "seed": range(len(results))})
+    filled = [result and Result(run=run, **result) for run, result in zip(planned["run"], results, strict=True)]
+    return frames.tidy(planned, filled), {item.run.digest: item for item in filled if item}
 
 
 def finished(*errors: float) -> dict:

@@ -307,11 +307,6 @@ def test_many_missing_cells_are_named_and_counted():
     assert found.note == "missing: lhs 1, x (table); rhs 1, x (table); lhs 2, x (table) and 3 more"
 
 
-def test_a_sample_has_one_dimension():
-    with pytest.raises(ValueError, match=r"one value per run, not of shape \(2, 2\): table:lhs 0:x"):
-        verdict("less", (np.ones((2, 2)), [1.0, 2.0]))
-
-
 # --- diverged runs
 
 
@@ -465,8 +460,6 @@ def test_holm_matches_worked_values():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-    with pytest.raises(ValueError, match="p-values lie between 0 and 1"):
-        holm([0.1, NAN])
 
 
 def test_holm_runs_over_the_claims_that_were_tested():
