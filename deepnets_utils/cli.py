@@ -7,7 +7,7 @@ stderr and exit code 2, before anything runs; what fails while running gives exi
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from deepnets_utils.data import inventory
-from deepnets_utils.reports import parameters
-from deepnets_utils.reports.parameters import LARGE, PROFILES, notebook_path, read_parameters
+from deepnets_utils.reports.notebooks import new_notebook, notebook_path, read_title, study_names
+from deepnets_utils.reports.parameters import LARGE, PROFILES, given_values, parse_values, read_parameters
 from deepnets_utils.reports.pdf import find_browser, write_pdf
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import DataError, ParameterError
@@ -91,19 +91,17 @@ def report(
     second, and so on. Without --profile: quick, then overnight and paper from what is stored, without training.
     """
     options = dict(profile=profile, device=device, workers=workers, train=train, data=data, yes=yes or None)
-    given = _once([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
-    named = any(text.startswith("profile=") for text in given)
+    given = given_values([f"{name}={value}" for name, value in options.items() if value is not None] + (settings or []))
     browser = find_browser() if as_pdf else ""
     if dask:
         use_cluster(dask)
-    shown = [[f"profile={name}", "train=never"] for name in LARGE]
-    profiles = [[]] if named else [["profile=quick"], *shown]
-    if not named and "data=embedded" in given:  # the others have none
-        profiles = profiles[:1]
-    if any(f"profile={name}" in given for name in LARGE) and "train=never" not in given:
+    if given.get("profile") in LARGE and given.get("train") != "never":
         outcomes = _make_large(given, studies, hide_code)
     else:
-        outcomes = _make([given + texts for texts in profiles], studies, hide_code)
+        groups = [given] if "profile" in given else [given | {"profile": "quick"}]
+        if "profile" not in given and given.get("data") != "embedded":  # the large profiles have none
+            groups += [given | {"profile": name, "train": "never"} for name in LARGE]
+        outcomes = _make(groups, studies, hide_code)
     _hand_out(outcomes, as_zip, browser)
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
 
@@ -115,7 +113,8 @@ def plan(studies: Studies = None, profile: Profile = "paper", settings: Settings
     A list is reports/<profile>/<study>.runs.jsonl; the page shows what is stored. Needs no data set and trains
     nothing: `deepnets train` does that, here or on another machine.
     """
-    outcomes = _make([_once([f"profile={profile}", *(settings or []), "train=never"])], studies, hide_code=False)
+    given = given_values([f"profile={profile}", *(settings or []), "train=never"])
+    outcomes = _make([given], studies, hide_code=False)
     stored = list(Store().results())
     for outcome in outcomes:
         if not outcome.error:
@@ -163,24 +162,21 @@ def status(
 ) -> None:
     """Show what is done and what is missing."""
     files = sorted((paths.output_root() / "reports").glob("*/*.runs.jsonl"))
-    if profile and profile not in (known := sorted({*PROFILES, *(file.parent.name for file in files)})):
+    lists = {(file.parent.name, file.name.removesuffix(".runs.jsonl")): file for file in files}
+    if profile and profile not in (known := sorted({*PROFILES, *(name for name, _ in lists)})):
         raise ParameterError(f"no profile is called {profile!r}; there are {', '.join(known)}")
     selected = _selected(studies)
-    files = [file for file in files if profile in (None, file.parent.name)]
-    if studies:
-        files = [file for file in files if file.name.removesuffix(".runs.jsonl") in selected]
     stored = list(Store().results())
-    for file in files:
-        study = file.name.removesuffix(".runs.jsonl")
-        made = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
-        try:
-            text = _progress(file, stored)
-        except ParameterError as error:
-            text = f"cannot be read: {error}"
-        print(f"{file.parent.name}  {study}: {text}; reported {made}")
-    for name in PROFILES if profile is None else (profile,):
-        listed = {file.name.removesuffix(".runs.jsonl") for file in files if file.parent.name == name}
-        if absent := [study for study in selected if study not in listed]:
+    for (name, study), file in lists.items():
+        if profile in (None, name) and (study in selected or not studies):
+            try:
+                text = _progress(file, stored)
+            except ParameterError as error:
+                text = f"cannot be read: {error}"
+            made = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
+            print(f"{name}  {study}: {text}; reported {made}")
+    for name in [profile] if profile else PROFILES:
+        if absent := [study for study in selected if (name, study) not in lists]:
             print(f"{name}  not reported or planned here: {', '.join(absent)}")
     print(f"{len({result.run.digest for result in stored})} finished runs are stored here or published")
     there = [name for name, folder in inventory.FOLDER.items() if (paths.data_root() / folder).is_dir()]
@@ -190,14 +186,14 @@ def status(
 @app.command()
 def new(name: Annotated[str, typer.Argument(metavar="NAME", help="Two digits and a word: 09_my_question.")]) -> None:
     """Write a notebook for your own study: it runs as it stands, and is reported and tested like the others."""
-    print(parameters.new_notebook(name))
+    print(new_notebook(name))
 
 
 @app.command("list")
 def list_studies(studies: Studies = None) -> None:
     """Show the studies and their parameters."""
     for study in _selected(studies):
-        print(f"{study}  {parameters.read_title(notebook_path(study))}")
+        print(f"{study}  {read_title(notebook_path(study))}")
         for item in read_parameters(notebook_path(study)).values():
             declared = f"{item.name}: {item.type} = {json.dumps(item.default)} {item.allowed()}".rstrip()
             print(f"    {declared}  {item.help}".rstrip())
@@ -243,43 +239,14 @@ def publish(studies: Studies = None, profile: Profile = "paper") -> None:
 
 def _selected(studies: Sequence[str] | None) -> list[str]:
     named = dict.fromkeys(notebook_path(study).stem for study in studies or [])
-    return list(named) or parameters.study_names()
+    return list(named) or study_names()
 
 
-def _once(texts: Sequence[str]) -> Sequence[str]:
-    """Return `name=value` texts; raises ParameterError where one name has two values."""
-    given: dict[str, str] = {}
-    for name, equals, value in (text.partition("=") for text in texts):
-        if equals and given.setdefault(name, value) != value:
-            raise ParameterError(f"{name} is given twice, as {given[name]} and as {value}")
-    return texts
-
-
-def _values(study: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Return the values that `name=value` texts give a study's parameters; raises ParameterError."""
-    declared = read_parameters(notebook_path(study))
-    given = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError(f"-p takes NAME=VALUE, not {text!r}")
-        given[name] = value
-    try:
-        values = {name: declared[name].parse(text) if name in declared else text for name, text in given.items()}
-        parameters.check_parameters(declared, values)
-        if values.get("device") == "cuda":
-            resolve("cuda", 0)
-    except ParameterError as error:
-        lacking = given.keys() - declared.keys()
-        others = [other for other in parameters.study_names() if lacking & read_parameters(notebook_path(other)).keys()]
-        hint = f" ({', '.join(others)} has it: name that study)" if others else ""
-        raise ParameterError(f"{study}: {error}{hint}") from None
-    return values
-
-
-def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
-    """Make the reports of studies, once with each group of `name=value` texts, after all of them are checked."""
-    jobs = [(study, _values(study, texts)) for texts in groups for study in _selected(studies)]
+def _make(groups: Sequence[Mapping[str, str]], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
+    """Make the reports of studies, once with each group of values, after all of them are checked."""
+    jobs = [(study, parse_values(study, given)) for given in groups for study in _selected(studies)]
+    if any(values.get("device") == "cuda" for _, values in jobs):
+        resolve("cuda", 0)
     # nbformat asks for all checkers of JSON formats; this one takes two seconds to import and no notebook needs it.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from deepnets_utils.reports.reporting import make_reports
@@ -287,12 +254,12 @@ def _make(groups: Sequence[Sequence[str]], studies: Sequence[str] | None, hide_c
     return make_reports(jobs, hide_code=hide_code)
 
 
-def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
+def _make_large(given: Mapping[str, str], studies: Sequence[str] | None, hide_code: bool) -> list[Any]:
     """Make the reports of a large profile: all that is missing is planned, trained in rounds over all studies, shown.
 
     Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
     """
-    planned = _make([[*(text for text in given if not text.startswith("train=")), "train=never"]], studies, hide_code)
+    planned = _make([given | {"train": "never"}], studies, hide_code)
     files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
     store = Store()
     missing = [run for file in files for run in read_runs(file) if not run.local and store.get(run) is None]
@@ -300,7 +267,7 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
         return planned
     from deepnets_utils.data import downloading
 
-    values = _values(_selected(studies)[0], given)
+    values = parse_values(_selected(studies)[0], given)
     place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
     yes = values.get("yes", False) or values["profile"] == "overnight"
     for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
@@ -311,7 +278,7 @@ def _make_large(given: Sequence[str], studies: Sequence[str] | None, hide_code: 
             print(f"{error}\nNothing is trained on {name}.", file=sys.stderr)
             missing = [run for run in missing if run.dataset != name]
     sweep(in_rounds(missing), store=store, yes=yes, title=values["profile"], **place)
-    return _make([[*(text for text in given if not text.startswith("yes=")), f"yes={yes}"]], studies, hide_code)
+    return _make([given | {"yes": str(yes)}], studies, hide_code)
 
 
 def _hand_out(outcomes: Sequence[Any], as_zip: bool, browser: str) -> None:

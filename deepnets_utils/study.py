@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown, display
 from pandas.io.formats.style import Styler
 
 from deepnets_utils.data import downloading, inventory, loading
-from deepnets_utils.reports import figures, parameters, printing, prose, summaries
+from deepnets_utils.reports import figures, notebooks, parameters, printing, prose, summaries
 from deepnets_utils.reports.comparing import Comparisons
 from deepnets_utils.reports.exploring import Explorer
 from deepnets_utils.reports.parameters import LARGE, PROFILES
@@ -43,13 +43,13 @@ class Study(Comparisons):
 
     def __init__(self, name: str, namespace: Mapping[str, Any] | None = None, **given: Any) -> None:
         super().__init__()
-        self.notebook = parameters.TEMPLATE if namespace is None else parameters.notebook_path(name)
+        self.notebook = notebooks.TEMPLATE if namespace is None else notebooks.notebook_path(name)
         declared = parameters.read_parameters(self.notebook)
         if namespace is not None:
             known = {key: namespace[key] for key in declared if key in namespace}
             given = known | parameters.injected(namespace, declared)
         self.parameters = parameters.check_parameters(declared, given)
-        self.name, self.title = name, name if namespace is None else parameters.read_title(self.notebook)
+        self.name, self.title = name, name if namespace is None else notebooks.read_title(self.notebook)
         self.profile, self.train = self.parameters["profile"], self.parameters["train"]
         # Workers take longer to start than smoke trains.
         workers = self.parameters["workers"] or int(self.profile == "smoke")

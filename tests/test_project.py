@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepnets_utils.reports.parameters import notebook_path, read_parameters, study_names
+from deepnets_utils.reports.notebooks import notebook_path, study_names
+from deepnets_utils.reports.parameters import read_parameters
 from deepnets_utils.runs import paths
 
 STANDARD = {"profile": "str", "train": "str", "data": "str", "device": "str", "workers": "int", "yes": "bool"}

@@ -12,17 +12,16 @@ import contextlib
 import difflib
 import hashlib
 import io
-import json
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepnets_utils.reports.notebooks import notebook_path, read_notebook, study_names
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError
-from deepnets_utils.runs.files import write_text
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 STANDARD = ("profile", "train", "data", "device", "workers", "yes")  # of every notebook; others are settings
@@ -33,8 +32,6 @@ NEVER = {
     **{(profile, "embedded"): "which trains on the real data only: auto or real" for profile in LARGE},
 }
 MOST = 1_000  # of a number without limits: so many runs a cell take seconds to list
-NAME = re.compile(r"\d\d_[a-z0-9_]+")  # of a study
-TEMPLATE = Path(__file__).with_name("pages") / "new_study.ipynb"
 LABEL_LENGTH = 80  # of a folder's name, in characters
 
 
@@ -97,62 +94,13 @@ class Parameter:
         return self.check(_literal({"true": "True", "false": "False"}.get(text.lower(), text)))
 
 
-def notebook_path(study: str) -> Path:
-    """Return the notebook of a study (its whole name, or its number: "05" or "5").
-
-    Raises ParameterError with the studies that there are.
-    """
-    studies = study_names()
-    number = study.zfill(2) if study.isdigit() else None
-    for name in studies:
-        if name == study or (number and name.startswith(f"{number}_")):
-            return paths.NOTEBOOKS / f"{name}.ipynb"
-    raise ParameterError(f"no study is called {study!r}; there are {', '.join(studies)}")
-
-
-def new_notebook(name: str) -> Path:
-    """Write the notebook of a new study, a small one that runs as it stands, and return its path.
-
-    Raises ParameterError for a name that cannot be a study's, and where another study has its number.
-    """
-    if not NAME.fullmatch(name):
-        raise ParameterError(f"a study is called like 09_my_question: two digits, then a-z, 0-9 and _; not {name!r}")
-    if taken := [study for study in study_names() if study[:2] == name[:2]]:
-        raise ParameterError(f"{taken[0]} has the number {name[:2]} already")
-    text = TEMPLATE.read_text(encoding="utf-8").replace("09_my_question", name)
-    path = paths.NOTEBOOKS / f"{name}.ipynb"
-    write_text(path, text.replace("# 9. My question", f"# {int(name[:2])}. My question"))
-    return path
-
-
-def study_names() -> list[str]:
-    """Return the studies in order: the names of the notebooks like 01_name; a copy that JupyterLab made is none."""
-    return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb") if NAME.fullmatch(path.stem))
-
-
-def reads_others(notebook: Path) -> bool:
-    """Return whether a notebook reads the results of others, so that it runs after them.
-
-    Its metadata say so: {"deepnets": {"reads_others": true}}.
-    """
-    return _content(notebook)["metadata"].get("deepnets", {}).get("reads_others", False)
-
-
-def read_title(notebook: Path) -> str:
-    """Return a notebook's first heading, or its file's name where it has none."""
-    for cell in _content(notebook)["cells"]:
-        if cell["cell_type"] == "markdown" and (title := re.search(r"^# (.+)", "".join(cell["source"]), re.M)):
-            return title[1].strip()
-    return notebook.stem
-
-
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, by name and in order.
 
     Raises ParameterError when the notebook cannot be read, has no cell tagged "parameters", or a line that is not of
     the form.
     """
-    if not (cells := _content(notebook)["cells"]):
+    if not (cells := read_notebook(notebook)["cells"]):
         raise ParameterError(f"{notebook.name} is no notebook with cells; is the file damaged?")
     sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(sources) != 1:
@@ -240,15 +188,6 @@ def injected(namespace: Mapping[str, Any], declared: Mapping[str, Parameter]) ->
     return {name: namespace[name] for name in set().union(*found.values()) if name in namespace}
 
 
-def _content(notebook: Path) -> dict[str, Any]:
-    """Return a notebook's JSON; of a damaged file one without cells, so that it does not stop other studies."""
-    try:
-        found = json.loads(notebook.read_text(encoding="utf-8"))
-    except ValueError:
-        found = {}
-    return {"cells": [], "metadata": {}} | (found if isinstance(found, dict) else {})
-
-
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
@@ -289,3 +228,29 @@ def report_folder(values: Mapping[str, Any], declared: Mapping[str, Parameter]) 
     label = report_label(values, declared)
     profile = values.get("profile", declared["profile"].default)
     return paths.output_root() / "reports" / (f"{profile}+{label}" if label else profile)
+
+
+def given_values(texts: Sequence[str]) -> dict[str, str]:
+    """Return what `name=value` texts say, by name; raises ParameterError for another form, and for two values."""
+    given: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"-p takes NAME=VALUE, not {text!r}")
+        if given.setdefault(name, value) != value:
+            raise ParameterError(f"{name} is given twice, as {given[name]} and as {value}")
+    return given
+
+
+def parse_values(study: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values that texts give a study's parameters; raises ParameterError."""
+    declared = read_parameters(notebook_path(study))
+    try:
+        values = {name: declared[name].parse(text) if name in declared else text for name, text in given.items()}
+        check_parameters(declared, values)
+    except ParameterError as error:
+        lacking = given.keys() - declared.keys()
+        others = [other for other in study_names() if lacking & read_parameters(notebook_path(other)).keys()]
+        hint = f" ({', '.join(others)} has it: name that study)" if others else ""
+        raise ParameterError(f"{study}: {error}{hint}") from None
+    return values

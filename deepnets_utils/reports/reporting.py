@@ -26,15 +26,8 @@ from filelock import AcquireReturnProxy
 
 from deepnets_utils.reports import html
 from deepnets_utils.reports.execution import execute, keep_failed
-from deepnets_utils.reports.parameters import (
-    check_parameters,
-    notebook_path,
-    read_parameters,
-    read_title,
-    reads_others,
-    report_folder,
-    study_names,
-)
+from deepnets_utils.reports.notebooks import notebook_path, read_title, reads_others, study_names
+from deepnets_utils.reports.parameters import check_parameters, read_parameters, report_folder
 from deepnets_utils.reports.summaries import claims, read, read_all, scales
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.files import locked, write_text, write_whole

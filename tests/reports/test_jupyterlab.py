@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from deepnets_utils.reports.parameters import notebook_path
+from deepnets_utils.reports.notebooks import notebook_path
 
 STUDY, EXPLORED = "01_baselines", "05_siamese_ablation"
 TOKEN, PATIENCE = "a-test", 180.0  # seconds, on a machine with other work

@@ -23,7 +23,8 @@ from deepnets_utils.data import inventory
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.reports import printing
-from deepnets_utils.reports.parameters import new_notebook, notebook_path, read_parameters, reads_others, study_names
+from deepnets_utils.reports.notebooks import new_notebook, notebook_path, reads_others, study_names
+from deepnets_utils.reports.parameters import read_parameters
 from deepnets_utils.reports.reporting import make_report, make_reports
 from deepnets_utils.results import comparison
 from deepnets_utils.runs import paths

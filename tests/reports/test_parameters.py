@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deepnets_utils.reports.parameters import Parameter, check_parameters, notebook_path, read_parameters
+from deepnets_utils.reports.notebooks import notebook_path
+from deepnets_utils.reports.parameters import Parameter, check_parameters, read_parameters
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError
 

@@ -24,7 +24,8 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from deepnets_utils.reports import cells, execution, html, pdf, reporting, summaries
-from deepnets_utils.reports.parameters import Parameter, read_parameters, read_title, report_folder
+from deepnets_utils.reports.notebooks import read_title
+from deepnets_utils.reports.parameters import Parameter, read_parameters, report_folder
 from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from in_float64 import in_float64
 from torch import nn
 
-from deepnets_utils.reports.parameters import study_names
+from deepnets_utils.reports.notebooks import study_names
 from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.store import Store, read_records, write_records
 from deepnets_utils.sweeps.sweep import sweep
