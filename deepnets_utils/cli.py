@@ -41,10 +41,7 @@ app = typer.Typer(
 
 Studies = Annotated[list[str] | None, typer.Argument(metavar="STUDY", help="Names or numbers; none means all.")]
 Profile = Annotated[str, typer.Option(metavar="NAME", help="smoke, quick, overnight or paper.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebooks, as `deepnets list` shows them."),
-]
+Settings = Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="See `deepnets list`.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Runs at a time; 0: one a CPU, or one on cuda.")]
 Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Train on a Dask cluster: tcp://host:8786.")]
@@ -76,9 +73,7 @@ def report(
     device: Device = None,
     workers: Workers = None,
     train: Annotated[str | None, typer.Option(metavar="WHAT", help="missing, or never: show what is stored.")] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="WHICH", help="auto, real or embedded (scikit-learn's digits).")
-    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="WHICH", help="auto, real, or embedded: bundled digits.")] = None,
     dask: Dask = None,
     yes: Yes = False,
     hide_code: Annotated[bool, typer.Option("--hide-code", help="Pages without code, for handing out.")] = False,

@@ -35,7 +35,8 @@ FINISH = """import json, os, pathlib
 folder = pathlib.Path(os.environ["DEEPNETS_OUTPUT"], "reports", profile)
 (folder / f"{study}.runs.jsonl").write_text("")
 runs = dict(total=0, missing=0, trained=0, diverged=0, cpu_seconds=0, wall_seconds=0)
-empty = dict(parameters={}, settings={}, data=[], tables=[], figures=[], claims=[], findings="", label="", banner="", device="cpu")
+empty = dict(parameters={}, settings={}, data=[], tables=[], figures=[], claims=[], findings="", device="cpu")
+empty |= dict(label="", banner="")
 text = dict(title=study, profile=profile, token=os.environ["DEEPNETS_REPORT_TOKEN"], finished_at="2025-01-01T00:00:00")
 (folder / f"{study}.json").write_text(json.dumps(empty | text | dict(runs=runs)))
 """
