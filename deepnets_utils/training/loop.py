@@ -106,8 +106,10 @@ def train_step(
         loss = each(network, task.loss)(outputs, y)
     if run.l1:
         loss = loss + run.l1 * l1_norm(network)
-    optimizer.zero_grad(set_to_none=True)
-    loss.sum().backward()  # replicas share no weight: each one's gradient is its own, whatever the others' losses are
+    for weight in optimizer.param_groups[0]["params"]:
+        weight.grad = None  # zero_grad takes 36 us longer, of a small network's 900
+    # Replicas share no weight: each one's gradient is its own, whatever the others' losses are.
+    (loss.sum() if loss.dim() else loss).backward()
     optimizer.step()
     return loss.detach(), outputs
 
