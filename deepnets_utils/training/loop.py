@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from deepnets_utils.data.randomness import generator
 from deepnets_utils.data.tasks import Split, Task
@@ -131,7 +131,7 @@ def evaluate(training: Training, split: Split, name: str) -> list[dict[str, Any]
 
 def measured(task: Task, outputs: Any, targets: Tensor, name: str) -> dict[str, Any]:
     """Return a split's metrics with its name before theirs; NaN where an output is not finite, lists as they are."""
-    whole = all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else [outputs]))
+    whole = all(part.isfinite().all() for part in tree_leaves(outputs))
     metrics = task.metrics(outputs, targets).items()
     return {f"{name}_{key}": value if whole or isinstance(value, list) else math.nan for key, value in metrics}
 
