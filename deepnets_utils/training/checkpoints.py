@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import io
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from deepnets_utils.data.randomness import generator
 from deepnets_utils.runs.files import move_aside, warn, write_whole
 from deepnets_utils.training.machine import Clock
+from deepnets_utils.training.optimizers import Optimizer
 from deepnets_utils.training.signals import TERMINATED, Terminated, terminated
 
 
@@ -53,12 +53,12 @@ class Progress:
             own = {name: tensor.clone() for name, tensor in weights.items()}  # a deep copy would be of all replicas'
             self.best = {"epoch": self.epoch, "error": error, "network": own}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return all of it as tensors and plain data."""
         return vars(self) | {"generator": self.generator.get_state()}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take what `state` returned; raises KeyError where something is missing."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` returned; raises KeyError where something is missing."""
         self.generator.set_state(state["generator"])
         for name in vars(self).keys() - {"generator"}:
             setattr(self, name, state[name])
@@ -68,77 +68,59 @@ class Saving:
     """Writes a training's checkpoint at ends of epochs that lie `seconds` apart, and takes an interrupted one up again.
 
     After SIGTERM it writes one at the next end of an epoch, and raises Terminated. file: None for no checkpoints.
-    clock: whose seconds go into the checkpoint. identity: of the runs and what they learn from; a checkpoint of another
-    one is not used.
+    clock: whose seconds go into the checkpoint. identity: of the runs and what they learn from.
     """
 
     def __init__(self, file: Path | None, seconds: float, clock: Clock, identity: str) -> None:
         self.file, self.seconds, self.clock, self.identity = file, seconds, clock, identity
         self._saved_at = time.monotonic()
 
-    def load(self, progress: Sequence[Progress], *parts: Any) -> None:
-        """Put a checkpoint's state into the given objects, where there is one to use."""
-        if self.file is not None and (seconds := load_checkpoint(self.file, self.identity, progress, *parts)):
-            self.clock.add(seconds)
+    def load(self, progress: Sequence[Progress], network: nn.Module, optimizer: Optimizer) -> None:
+        """Put a checkpoint's state into the given objects, where there is one to use.
 
-    def save(self, progress: Sequence[Progress], *parts: Any) -> None:
+        A file that is damaged, of another identity, kind of device or version of torch is moved aside with a warning:
+        what goes on elsewhere gives other numbers than either place, and its record would name the last.
+        """
+        if self.file is None or not self.file.exists():
+            return
+        parts = [*progress, network, optimizer]
+        fresh = copy.deepcopy([part.state_dict() for part in parts])
+        try:
+            state, _ = load_state(self.file, self.identity)
+            if (there := state.get("place")) != (here := _place(network)):
+                raise ValueError(f"it was begun on {there}, this is {here}, so that the run starts again")
+            random_states, seconds = (state["torch_generator"], state["cuda_generator"]), state["seconds"]
+            for part, saved in zip(parts, state["parts"], strict=True):
+                part.load_state_dict(saved)
+        except Exception as error:  # torch.load raises many kinds
+            for part, untouched in zip(parts, fresh, strict=True):
+                part.load_state_dict(untouched)  # one that does not fit was copied as far as it does
+            warn(f"checkpoint {self.file.name} is not used: {error}; {move_aside(self.file)}")
+            return
+        torch.set_rng_state(random_states[0])
+        if random_states[1] is not None:
+            torch.cuda.set_rng_state(random_states[1])
+        self.clock.add(seconds)
+
+    def save(self, progress: Sequence[Progress], network: nn.Module, optimizer: Optimizer) -> None:
         """Write a checkpoint, where it is time for one."""
         ends = terminated.is_set()
         if self.file is not None and (ends or time.monotonic() - self._saved_at >= self.seconds):
+            state = {
+                "digest": self.identity,
+                "place": _place(network),
+                "seconds": self.clock.seconds(),
+                "parts": [part.state_dict() for part in (*progress, network, optimizer)],
+                "torch_generator": torch.get_rng_state(),
+                "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            }
             try:
-                save_checkpoint(self.file, self.identity, self.clock.seconds(), progress, *parts)
+                save_state(self.file, state)
             except OSError as error:  # no room for weights may well be enough for a record
                 warn(f"the training goes on without a checkpoint: {error}")
             self._saved_at = time.monotonic()
         if ends:
             raise Terminated(TERMINATED)
-
-
-def save_checkpoint(
-    path: Path, identity: str, seconds: tuple[float, float], progress: Sequence[Progress], *parts: Any
-) -> None:
-    """Write the state of a training at the end of an epoch; parts: network, optimiser and learning rates."""
-    state = {
-        "digest": identity,
-        "place": _place(parts[0]),
-        "seconds": list(seconds),
-        "progress": [own.state() for own in progress],
-        "parts": [part.state_dict() for part in parts],
-        "torch_generator": torch.get_rng_state(),
-        "cuda_generator": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-    }
-    save_state(path, state)
-
-
-def load_checkpoint(path: Path, identity: str, progress: Sequence[Progress], *parts: Any) -> tuple[float, float] | None:
-    """Put the state of `path` into the given objects and return its seconds; None when there is none to use.
-
-    A file that is damaged, of another identity, kind of device or version of torch is moved aside with a warning:
-    what goes on elsewhere gives other numbers than either place, and its record would name the last. Nothing in it is
-    executed.
-    """
-    if not path.exists():
-        return None
-    fresh = copy.deepcopy([part.state_dict() for part in parts]), copy.deepcopy([own.state() for own in progress])
-    try:
-        state, _ = load_state(path, identity)
-        if (there := state.get("place")) != (here := _place(parts[0])):
-            raise ValueError(f"it was begun on {there}, this is {here}, so that the run starts again")
-        random_state, seconds = state["torch_generator"], tuple(state["seconds"])
-        for part, saved in zip(parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-        for own, saved in zip(progress, state["progress"], strict=True):
-            own.load(saved)
-    except Exception as error:  # torch.load raises many kinds
-        for part, untouched in zip((*parts, *progress), itertools.chain(*fresh), strict=True):
-            # one that does not fit was copied as far as it does
-            part.load(untouched) if isinstance(part, Progress) else part.load_state_dict(untouched)
-        warn(f"checkpoint {path.name} is not used: {error}; {move_aside(path)}")
-        return None
-    torch.set_rng_state(random_state)
-    if state.get("cuda_generator") is not None:
-        torch.cuda.set_rng_state(state["cuda_generator"])
-    return seconds
 
 
 def _place(network: nn.Module) -> str:

@@ -1,6 +1,7 @@
 """Optimisers of one network and of a stack, in which each replica has its own learning rate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,11 @@ class StackOptimizer:
     def __init__(self, optimizer: torch.optim.Optimizer, weights: Tensor) -> None:
         self.optimizer, self.weights = optimizer, weights
         self.rates = torch.zeros(len(weights), 1, dtype=weights.dtype, device=weights.device)
-        self.zero_grad = optimizer.zero_grad
         self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,10 +1,9 @@
 """Schedules by name: how the learning rate changes from epoch to epoch."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch.optim import SGD, Optimizer
@@ -28,42 +27,17 @@ class Schedule:
     start: Callable[[Optimizer], LRScheduler]
     on: str = ""
 
-    def step(self, scheduler: LRScheduler, history: Mapping[str, Sequence[float]]) -> None:
-        """Set the next epoch's learning rate at the end of one; history: name to one number an epoch so far."""
-        scheduler.step(*(history[self.on][-1:] if self.on else ()))
+    def rate(self, first: float, epoch: int, history: Mapping[str, Sequence[float]]) -> float:
+        """Return the rate of an epoch, counted from 0.
 
-
-class Rates:
-    """The learning rate of each run of a training, as its schedule changes it.
-
-    first: of the first epoch, NaN of a run that is not trained. schedule: None for rates that stay.
-    """
-
-    def __init__(self, first: Sequence[float], schedule: Schedule | None) -> None:
-        self.schedule = schedule
-        # PyTorch's schedulers change an optimiser's rate: each run has one without weights.
-        self.holders = [SGD([torch.zeros(())], lr=0.0 if math.isnan(rate) else rate) for rate in first]
-        self.schedulers = [schedule.start(holder) for holder in self.holders] if schedule else []
-
-    def now(self) -> list[float]:
-        """Return the rates of the present epoch."""
-        return [holder.param_groups[0]["lr"] for holder in self.holders]
-
-    def step(self, number: int, history: Mapping[str, Sequence[float]]) -> None:
-        """Set the next epoch's rate of one run; history: its own."""
-        if self.schedule is not None:
-            self.holders[number].step()  # PyTorch warns of a scheduler that is stepped before its optimiser
-            self.schedule.step(self.schedulers[number], history)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
-        return {name: [part.state_dict() for part in getattr(self, name)] for name in ("holders", "schedulers")}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` returned."""
-        for name, parts in state.items():
-            for part, saved in zip(getattr(self, name), parts, strict=True):
-                part.load_state_dict(saved)
+        first: that of epoch 0, above 0. history: name to one number of each epoch before it.
+        """
+        holder = SGD([torch.zeros(())], lr=first)  # PyTorch's schedulers change an optimiser's rate
+        scheduler = self.start(holder)
+        holder.step()  # PyTorch warns of a scheduler that is stepped before its optimiser
+        for past in range(epoch):
+            scheduler.step(*([history[self.on][past]] if self.on else []))
+        return holder.param_groups[0]["lr"]
 
 
 @SCHEDULES.register(version=1)

@@ -5,11 +5,13 @@ What trains one network trains a Stack: inputs, outputs, losses and learning rat
 """
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from deepnets_utils.data.tasks import Split
 
@@ -75,12 +77,10 @@ def joined(network: nn.Module, parts: Sequence[Any]) -> list[Any]:
 
     Those of a stack are on the CPU: what is measured of each would wait for the device one by one.
     """
-    dim, first = int(isinstance(network, Stack)), parts[0]
-    tuples = isinstance(first, tuple)
-    whole = [torch.cat(part, dim) for part in zip(*parts, strict=True)] if tuples else [torch.cat(parts, dim)]
-    whole = [part.cpu() for part in whole] if dim else whole
-    replicas = zip(*(part.unbind(0) for part in whole), strict=True) if dim else [whole]
-    return [type(first)(*own) if tuples else own[0] for own in replicas]
+    if not isinstance(network, Stack):
+        return [tree_map(lambda *batches: torch.cat(batches), *parts)]
+    whole = tree_map(lambda *batches: torch.cat(batches, 1).cpu(), *parts)
+    return [tree_map(itemgetter(replica), whole) for replica in range(len(network.weights))]
 
 
 def states(network: nn.Module) -> list[dict[str, Tensor]]:

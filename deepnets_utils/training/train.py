@@ -16,7 +16,7 @@ from deepnets_utils.models import build_model
 from deepnets_utils.runs.files import move_aside
 from deepnets_utils.runs.run import Result, Run, joint_digest
 from deepnets_utils.training import machine
-from deepnets_utils.training.batches import Batches, StackedBatches
+from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress, Saving, load_state, save_state
 from deepnets_utils.training.checks import check_parts, watched_splits
 from deepnets_utils.training.fitting import fit_estimator
@@ -32,7 +32,7 @@ from deepnets_utils.training.loop import (
 )
 from deepnets_utils.training.machine import Clock, numerics, provenance
 from deepnets_utils.training.optimizers import make_optimizer, set_rates
-from deepnets_utils.training.schedules import Rates, build_schedule
+from deepnets_utils.training.schedules import build_schedule
 from deepnets_utils.training.stack import Stack, load_states, side_by_side, states
 
 CHECKPOINT_SECONDS = 300.0
@@ -127,34 +127,30 @@ def _train(
         if run.teacher is not None:
             teacher_network, extra["teacher_weights_sha256"] = load_teacher(run.teacher, teacher, place)
             identity += extra["teacher_weights_sha256"]  # a teacher that was trained again may have other weights
-        networks = [make_network(of, place) for of in runs]
-        network = Stack(networks) if stacked else networks[0]
-        del networks  # a stack has copied them
+        network = Stack([make_network(of, place) for of in runs]) if stacked else make_network(run, place)
         if machine.COMPILE:
             torch.compiler.reset()  # what it compiles for other networks counts against a limit
             network.compile(mode=machine.COMPILE)
             extra["compiled"] = machine.COMPILE
-        batches = (StackedBatches if stacked else Batches)(runs, teacher_network)
+        batches = Batches(runs, teacher_network, stacked)
         training = Training(runs, task, network, batches, [Progress.start(of.seed) for of in runs])
         saving = Saving(checkpoint, checkpoint_seconds, clock, identity)
-        outcomes = train_network(training, on_device(training, splits, place), saving, on_epoch)
+        outcomes = train_network(training, on_device(batches, splits, place), saving, on_epoch)
     extra |= {"replicas": len(runs)} if stacked else {}
     origin = provenance("replicas" if stacked else "loop", device, clock, images, len(runs)) | extra
     results = [Result(run=of, provenance=dict(origin), **own) for of, own in zip(runs, outcomes, strict=True)]
     return results, training.network
 
 
-def on_device(training: Training, splits: Sequence[dict[str, Split]], device: torch.device) -> dict[str, Split]:
+def on_device(batches: Batches, splits: Sequence[dict[str, Split]], device: torch.device) -> dict[str, Split]:
     """Return the splits of the runs as the network reads them, with the teacher's logits where they stay the same."""
-    teacher = training.batches.teacher
-    placed = [{name: split.to(device) for name, split in splits[0].items()}] if teacher else list(splits)
-    if teacher is not None:  # its students share their splits
-        alone = Batches(training.runs[:1], teacher)
-        placed[0] |= {name: alone.taught(split) for name, split in placed[0].items() if name != "train"}
-        placed *= len(splits)
-    if isinstance(training.network, Stack):
-        return {name: side_by_side([own[name] for own in placed], device) for name in placed[0]}
-    return {name: split.to(device) for name, split in placed[0].items()}
+    if batches.teacher is not None:  # its students share their splits
+        alone = Batches(batches.runs[:1], batches.teacher)
+        taught = {name: alone.taught(split.to(device)) for name, split in splits[0].items() if name != "train"}
+        splits = [splits[0] | taught] * len(splits)
+    if batches.stacked:
+        return {name: side_by_side([own[name] for own in splits], device) for name in splits[0]}
+    return {name: split.to(device) for name, split in splits[0].items()}
 
 
 def make_network(run: Run, device: torch.device) -> nn.Module:
@@ -199,7 +195,7 @@ def train_network(
             rates[number] = suggestion(losses, rule)
             found[number] = {"learning_rate": rates[number], "range_test_losses": losses}
             if math.isnan(rates[number]):
-                training.progress[number].diverged_at = 0
+                training.progress[number].diverged_at, rates[number] = 0, 0.0
     train_epochs(training, splits, rates, saving, on_epoch)
     outcomes = []
     for own, of, metrics in zip(training.progress, found, tested(training, splits["test"]), strict=True):
@@ -218,18 +214,20 @@ def train_epochs(
 ) -> None:
     """Train all epochs, from a checkpoint on where there is one; rates: of the runs in the first epoch."""
     run, network, progress = training.run, training.network, training.progress
-    schedule = Rates(rates, build_schedule(run.schedule) if run.schedule else None)
-    optimizer = make_optimizer(run, network, schedule.now())
-    saving.load(progress, network, optimizer, schedule)
+    schedule, now = build_schedule(run.schedule) if run.schedule else None, list(rates)
+    optimizer = make_optimizer(run, network, rates)
+    saving.load(progress, network, optimizer)
     while alive := [number for number, own in enumerate(progress) if own.diverged_at is None]:
         if progress[alive[0]].epoch == run.epochs:
             break
         for own in progress:
             if run.shuffle == "every_epoch" or own.order is None:
                 own.order = torch.randperm(len(splits["train"]), generator=own.generator)
-        set_rates(optimizer, schedule.now())
-        for number in alive if run.schedule else []:
-            progress[number].record({"learning_rate": schedule.now()[number]})
+        for number in alive if schedule else []:
+            own = progress[number]
+            now[number] = schedule.rate(rates[number], own.epoch, own.history)
+            own.record({"learning_rate": now[number]})
+        set_rates(optimizer, now)
         losses = train_epoch(training, optimizer, splits["train"])
         metrics = [{"train_loss": curve.mean().item()} for curve in losses]
         if losses[alive].isfinite().all(1).any():
@@ -243,7 +241,6 @@ def train_epochs(
             own.diverged_at = first_broken(own.epoch - 1, losses[number], metrics[number])
             if own.diverged_at is None:
                 own.record(metrics[number])
-                schedule.step(number, own.history)
                 if run.keep_best:
                     own.keep_best(weights[number])
         going = [own for own in progress if own.diverged_at is None]
@@ -251,7 +248,7 @@ def train_epochs(
             break
         if on_epoch is not None:
             on_epoch(going[0].epoch, going[0].history)
-        saving.save(progress, network, optimizer, schedule)
+        saving.save(progress, network, optimizer)
 
 
 def tested(training: Training, split: Split) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from deepnets_utils.data.augment import augmentation
 from deepnets_utils.data.tasks import Split, build_task
 from deepnets_utils.models import build_model
 from deepnets_utils.runs.run import Run
-from deepnets_utils.training.batches import Batches, StackedBatches
+from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.loop import train_step
 from deepnets_utils.training.optimizers import make_optimizer, set_rates
 from deepnets_utils.training.stack import Stack, each, gradient_norms, joined, load_states, side_by_side, states
@@ -75,7 +75,7 @@ def on_cuda(run: Run, stacked: bool, misplaced: str = "") -> None:
         if stacked:
             split = side_by_side([split, split], places[0])
         teacher = networks[1].eval() if run.teacher else None
-        batches = StackedBatches([run, run], teacher) if stacked else Batches([run], teacher)
+        batches = Batches([run, run] if stacked else [run], teacher, stacked)
         for number, (x, y) in enumerate(batches.training(split, orders, 0)):
             assert x.device.type == y.device.type == "cuda", "inputs and targets of a batch"
             if number == 0:

@@ -27,13 +27,9 @@ def sgd(learning_rate: float) -> SGD:
 
 def rates(spec: Spec, learning_rate: float, curve: list[float], on: str = "validation_error") -> list[float]:
     """The learning rate of each epoch of a run with this curve, and of one epoch more."""
-    chosen, optimizer = build_schedule(spec), sgd(learning_rate)
-    scheduler, seen = chosen.start(optimizer), [learning_rate]
-    for epoch in range(1, len(curve) + 1):
-        optimizer.step()
-        chosen.step(scheduler, {"train_error": [0.0] * epoch, on: curve[:epoch]})
-        seen.append(optimizer.param_groups[0]["lr"])
-    return seen
+    chosen = build_schedule(spec)
+    histories = [{"train_error": [0.0] * epoch, on: curve[:epoch]} for epoch in range(len(curve) + 1)]
+    return [chosen.rate(learning_rate, epoch, history) for epoch, history in enumerate(histories)]
 
 
 def by_the_rule(learning_rate: float, factor: float, patience: int, curve: list[float]) -> list[float]:
@@ -72,11 +68,8 @@ def test_plateau_waits_for_as_many_epochs_as_its_patience_and_one_more() -> None
 def test_plateau_looks_at_the_number_that_it_is_told() -> None:
     stalled = {"validation_error": [9.0, 8.0, 7.0], "test_error": [5.0, 5.0, 5.0]}
     for on, expected in (("validation_error", 0.1), ("test_error", 0.001)):
-        chosen, optimizer = build_schedule(schedule("plateau", patience=0, on=on)), sgd(0.1)
-        scheduler = chosen.start(optimizer)
-        for epoch in range(1, 4):
-            chosen.step(scheduler, {name: values[:epoch] for name, values in stalled.items()})
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        chosen = build_schedule(schedule("plateau", patience=0, on=on))
+        assert chosen.rate(0.1, 3, stalled) == pytest.approx(expected)
 
 
 def test_patience_0_comes_to_rest_at_1e_8() -> None:

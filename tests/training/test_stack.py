@@ -21,7 +21,7 @@ from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps import workers
 from deepnets_utils.sweeps.sweep import sweep
 from deepnets_utils.training import grouping, signals
-from deepnets_utils.training.batches import Batches, StackedBatches
+from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress
 from deepnets_utils.training.grouping import group_key, group_size
 from deepnets_utils.training.learning_rates import suggestion
@@ -117,7 +117,7 @@ def alone(run: Run, device: torch.device = CPU) -> Training:
 
 def stack(runs: list[Run], device: torch.device = CPU) -> Training:
     network, progress = Stack([make_network(run, device) for run in runs]), [Progress.start(run.seed) for run in runs]
-    return Training(runs, build_task(runs[0].task), network, StackedBatches(runs), progress)
+    return Training(runs, build_task(runs[0].task), network, Batches(runs, stacked=True), progress)
 
 
 def fifty_steps(training: Training, split: Split) -> Tensor:

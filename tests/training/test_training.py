@@ -637,8 +637,8 @@ def flip(content: bytes, position: int) -> bytes:
 
 def damaged(kind: str, content: bytes, folder: Path) -> bytes:
     state = torch.load(io.BytesIO(content[32:]), weights_only=True)
-    network, optimizer, rates = state["parts"]
-    [progress], weight = state["progress"], next(iter(network))
+    progress, network, optimizer = state["parts"]
+    weight = next(iter(network))
     match kind:
         case "empty":
             return b""
@@ -655,11 +655,13 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
         case "begun_on_cuda":
             return saved(state | {"place": f"cuda with torch {torch.__version__}"})
         case "no_optimizer":
-            return saved(state | {"parts": [network, None, rates]})
+            return saved(state | {"parts": [progress, network, None]})
         case _ if kind in state:
             return saved({key: value for key, value in state.items() if key != kind})
         case _ if kind in progress:
-            return saved(state | {"progress": [{key: value for key, value in progress.items() if key != kind}]})
+            return saved(
+                state | {"parts": [{key: progress[key] for key in progress if key != kind}, network, optimizer]}
+            )
         case "another_network":
             del network[weight]
             return saved(state)
@@ -667,7 +669,7 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
             optimizer["param_groups"][0]["params"].pop()
             return saved(state)
         case "payload":
-            return saved(state | {"progress": [progress | {"history": Payload(folder / "executed")}]})
+            return saved(state | {"parts": [progress | {"history": Payload(folder / "executed")}, network, optimizer]})
         case "foreign":
             return with_checksum(b"not a checkpoint")
     raise AssertionError(kind)
@@ -677,7 +679,7 @@ def damaged(kind: str, content: bytes, folder: Path) -> bytes:
     "kind",
     ["empty", "half", "last_byte_missing", "flipped_in_the_weights", "flipped_at_random", "another_run", "no_optimizer"]
     + ["begun_on_cuda", "place"]
-    + ["torch_generator", "seconds", "parts", "progress"]
+    + ["torch_generator", "cuda_generator", "seconds", "parts"]
     + ["generator", "epoch", "order", "history", "gradients", "best", "diverged_at"]
     + ["another_network", "another_optimizer", "payload", "foreign"],
 )
