@@ -19,6 +19,8 @@ def fit_estimator(run: Run, task: Task, splits: dict[str, Split]) -> dict[str, A
     estimator = build_model(run.model)
     if isinstance(estimator, nn.Module):
         raise ValueError(f"model {run.model.name!r} is trained: its Run needs a learning_rate, epochs and a batch_size")
+    import sklearn.linear_model  # noqa: F401  its threads can be limited once it is there
+
     inputs = {name: split.pixels(split.inputs).flatten(1).numpy() for name, split in splits.items()}
     metrics: dict[str, Any] = {}
     with threadpool_limits(1):
