@@ -41,7 +41,7 @@ class Reporter:
     def __init__(self, total: float, title: str, plan: str, unit: str = "runs") -> None:
         from tqdm.auto import tqdm  # late: help needs none
 
-        self.total, self.title, self.unit, self.done = total, title, unit, 0.0
+        self.total, self.title, self.unit, self.done = total, title, unit, 0
         self._started = self._spoken = time.monotonic()
         self.say(f"{title}: {plan}")
         self._bar = tqdm(total=total, unit=f" {unit}", unit_scale=unit == "MB", disable=not watched())
