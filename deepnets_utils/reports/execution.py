@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import papermill.engines
@@ -88,7 +89,7 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             "JPY_SESSION_NAME": "",  # nobody watches this kernel, even where JupyterLab started the report
         }
         try:
-            with _environment(settings), _event_loop():
+            with patch.dict(os.environ, settings), _event_loop():
                 papermill.execute_notebook(
                     notebook,
                     partial,
@@ -115,19 +116,6 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             text = ""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else "".join(lines)
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

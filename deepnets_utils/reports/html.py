@@ -148,12 +148,10 @@ def _linked(content: str, figure: Mapping[str, str]) -> str:
     return re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
 
 
-def index_page(
-    name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], notebooks: bool
-) -> str:
+def index_page(name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
     """Return a profile's index. rows: one a study, as `reporting.study_row` makes them.
 
-    claims: as `summaries.claims` returns them. notebooks: link the notebooks, too.
+    claims: as `summaries.claims` returns them.
     """
     banners: dict[str, list[str]] = {}
     for row in rows:
@@ -169,7 +167,6 @@ def index_page(
         "banners": banners,
         "verdicts": count_verdicts(claims),
         "lacking": lacking,
-        "notebooks": notebooks,
         "words": WORDS,
     }
     return _render("index", name=name, rows=rows, claims=claims, **shown)

@@ -11,9 +11,7 @@ import ast
 import contextlib
 import difflib
 import hashlib
-import io
 import re
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,17 +104,13 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     if len(sources) != 1:
         raise ParameterError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
     try:
-        comments = {
-            token.start[0]: token.string.lstrip("# ")
-            for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
-            if token.type == tokenize.COMMENT
-        }
         lines = ast.parse(sources[0]).body
-    except (SyntaxError, tokenize.TokenError) as error:
+    except SyntaxError as error:
         raise ParameterError(f"{notebook.name}, parameters cell: {error}") from None
+    ends = [sources[0].splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode() for node in lines]
     found = [
-        _parameter(node, comments.get(node.lineno, ""), f"{notebook.name}, parameters cell, line {node.lineno}")
-        for node in lines
+        _parameter(node, end.lstrip(" #"), f"{notebook.name}, parameters cell, line {node.lineno}")
+        for node, end in zip(lines, ends, strict=True)
     ]
     return {parameter.name: parameter for parameter in found}
 

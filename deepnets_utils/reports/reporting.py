@@ -7,6 +7,7 @@ executed notebook and its page, and .<study>.report.json, which says how the exe
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 import threading
@@ -22,27 +23,26 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import AcquireReturnProxy
 
 from deepnets_utils.reports import html
 from deepnets_utils.reports.execution import execute, keep_failed
 from deepnets_utils.reports.notebooks import notebook_path, read_title, reads_others, study_names
 from deepnets_utils.reports.parameters import check_parameters, read_parameters, report_folder
 from deepnets_utils.reports.summaries import claims, read, read_all, scales
-from deepnets_utils.runs import paths
 from deepnets_utils.runs.files import locked, write_text, write_whole
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.sweeps.workers import resolve
 
+PAGES_LOCK = ".pages.lock"  # of all profiles: one report writes a page while another puts links into it
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the report of one study went: error is "" when the page was made; seconds of wall time, from 0."""
+    """How the report of one study went: error is "" when the page was made."""
 
     study: str
     folder: Path
     error: str
-    seconds: float
 
 
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
@@ -73,7 +73,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
                 except Exception as broken:  # nbconvert raises many kinds
                     error = f"the page cannot be made: {type(broken).__name__}: {broken}"
             if not error:
-                with pages_lock(folder):
+                with locked(folder.parent / PAGES_LOCK):
                     write_text(folder / f"{study}.html", page)
                 os.replace(partial, folder / f"{study}.ipynb")
                 (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
     _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
-    return Outcome(study, folder, error, seconds)
+    return Outcome(study, folder, error)
 
 
 def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
@@ -101,13 +101,14 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     all workers. So it is profile by profile. What reads the others' results comes last, here and in the outcomes.
     Raises ParameterError as `make_report` does, and ChildProcessError when one of several processes is killed.
     """
-    last = [job for job in jobs if reads_others(notebook_path(job[0]))]
-    groups = [[job for job in jobs if job not in last], last]
-    if not all(groups):
-        profiles = dict.fromkeys(values.get("profile") for _, values in jobs)
-        groups = [[job for job in jobs if job[1].get("profile") == profile] for profile in profiles]
-    if len(groups) > 1:
-        return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
+    groups: dict[tuple[bool, str | None], list[tuple[str, Mapping[str, Any]]]] = {}
+    for study, values in jobs:
+        groups.setdefault((reads_others(notebook_path(study)), values.get("profile")), []).append((study, values))
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+    return [outcome for group in ordered for outcome in _make_group(group, hide_code)]
+
+
+def _make_group(jobs: Sequence[tuple[str, Mapping[str, Any]]], hide_code: bool) -> list[Outcome]:
     cpus, settings = resolve("cpu", 0)[1], [values for _, values in jobs]
     together = min(len(jobs), cpus)
     if together > 1 and not all(v.get("profile") == "smoke" or v.get("train") == "never" for v in settings):
@@ -122,12 +123,9 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
         try:
-            outcomes = [future.result() for future in reversed(made)]
+            return [future.result() for future in reversed(made)]
         except BrokenProcessPool:
             raise ChildProcessError("a process that made a report was killed (out of memory?): run it again") from None
-    for folder in {outcome.folder for outcome in outcomes}:
-        write_indexes(folder)  # two that end at once may each miss the other
-    return outcomes
 
 
 def end_with(parent: int) -> None:
@@ -141,17 +139,12 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def pages_lock(folder: Path) -> AcquireReturnProxy:
-    """Return the held lock of a profile's pages: one report writes a page while another puts links into it."""
-    return locked(folder.parent / ".pages.lock")
-
-
 def write_indexes(folder: Path) -> None:
     """Write a profile's index.html, the links between its pages, and the list of profiles above it.
 
     Where claims are judged together with another profile's, also of that one.
     """
-    with pages_lock(folder):
+    with locked(folder.parent / PAGES_LOCK):
         for place in filter(Path.exists, scales(folder)):
             rows = [study_row(place, study) for study in study_names()]
             pages = [row["study"] for row in rows if row["page"]]
@@ -162,7 +155,7 @@ def write_indexes(folder: Path) -> None:
                 linked = html.navigation(page, before, after, elsewhere)
                 if linked != page:
                     write_text(place / f"{study}.html", linked)
-            write_text(place / "index.html", html.index_page(place.name, rows, claims(place), notebooks=True))
+            write_text(place / "index.html", html.index_page(place.name, rows, claims(place)))
         profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
         write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
@@ -174,32 +167,34 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     "older notebook" where it was edited since, and "older than others" of a page that reads what other studies have
     written anew since. page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
+    notebook = notebook_path(study)
     report, summary = read(folder / f".{study}.report.json"), read(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
     if report.get("failure"):
         status = "failed"
     elif not page:
         status = "no page" if summary else "not run"
+    elif summary.get("token") != page["token"]:
+        status = "older page"
+    elif page.get("notebook", _digest(notebook)) != _digest(notebook):
+        status = "older notebook"
+    elif reads_others(notebook) and any(
+        datetime.fromisoformat(other["finished_at"]) > datetime.fromisoformat(summary["finished_at"])
+        for place in scales(folder)
+        for other in read_all(place)
+        if other["study"] != study
+    ):
+        status = "older than others"
     else:
-        status = "ok" if summary.get("token") == page["token"] else "older page"
-        source = _digest(notebook_path(study))
-        status = "older notebook" if status == "ok" and page.get("notebook", source) != source else status
-        if status == "ok" and reads_others(notebook_path(study)):
-            others = [other for place in scales(folder) for other in read_all(place) if other["study"] != study]
-            newest = max(datetime.fromisoformat(each["finished_at"]) for each in [summary, *others])
-            status = "ok" if datetime.fromisoformat(summary["finished_at"]) >= newest else "older than others"
-    title = summary.get("title") or read_title(notebook_path(study))
-    if summary:
-        figures = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]
-        summary = {**summary, "figures": figures}
+        status = "ok"
     return {
         "study": study,
-        "title": title,
+        "title": summary.get("title") or read_title(notebook),
         "status": status,
         "page": page,
         "failure": report.get("failure"),
         "summary": summary,
-        "answers": reads_others(notebook_path(study)),
+        "answers": reads_others(notebook),
     }
 
 
@@ -212,25 +207,20 @@ def write_zip(folder: Path) -> Path:
 
     So where claims are judged together with another profile's, its pages are in there, too.
     """
-    root, target = paths.output_root(), folder.with_name(f"{folder.name}.zip")
+    reports, target = folder.parent, folder.with_name(f"{folder.name}.zip")
     places = [place for place in scales(folder) if place.exists()]
-    rows = {place: [study_row(place, study) for study in study_names()] for place in places}
-    files: set[Path] = set()
-    for place in places:
-        files |= {place / f"{row['study']}.html" for row in rows[place] if row["page"]}
-        files |= set(place.glob("tables/*.csv"))
-        for summary in (row["summary"] for row in rows[place] if row["summary"]):
-            for figure in summary["figures"]:
-                picture = Path(os.path.normpath(place / figure["file"]))
-                files |= set(picture.parent.glob(f"{picture.stem}.*"))
+    files = {file for place in places for kind in ("*.html", "tables/*.csv") for file in place.glob(kind)}
+    files |= {file for place in places for file in (reports.parent / "figures" / place.name).glob("*")}
 
     def write(stream: Any) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(files):
-                archive.write(file, f"deepnets/{file.relative_to(root)}")
-            for place in places:
-                index = html.index_page(place.name, rows[place], claims(place), notebooks=False)
-                archive.writestr(f"deepnets/reports/{place.name}/index.html", index)
+                place = f"deepnets/{file.relative_to(reports.parent)}"
+                if file.name == "index.html":
+                    index = re.sub(r' · <a href="[^"]*\.ipynb">.*?</a>', "", file.read_text(encoding="utf-8"))
+                    archive.writestr(place, index)
+                else:
+                    archive.write(file, place)
             archive.writestr("deepnets/reports/index.html", html.profiles_page(list(map(_profile_row, places))))
 
     write_whole(target, write)
