@@ -25,7 +25,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from deepnets_utils.reports import cells, execution, html, pdf, reporting, summaries
 from deepnets_utils.reports.notebooks import read_title
-from deepnets_utils.reports.parameters import Parameter, read_parameters, report_folder
+from deepnets_utils.reports.parameters import Parameter, check_parameters, read_parameters, report_folder
 from deepnets_utils.results.comparison import WORDS
 from deepnets_utils.runs import paths
 from deepnets_utils.runs.errors import ParameterError
@@ -456,7 +456,7 @@ def test_an_override_reports_beside_the_profile_and_never_over_it(project: Path)
     known = declared(profile="quick", data="auto", device="auto", workers=0, seeds=0, epochs=0, networks=[], name="")
 
     def folder(**values: object) -> str:
-        path = report_folder(values, known)
+        path = report_folder(check_parameters(known, values), known)
         assert path.parent == project / "reports"
         return path.name
 
