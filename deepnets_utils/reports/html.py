@@ -107,9 +107,8 @@ def study_page(
 ) -> str:
     """Return an executed notebook as a page, which names on top and in a warning what it needs from elsewhere.
 
-    folder: where its Markdown's pictures lie.
-    summary: what `study.finish()` wrote. seconds: wall time of the execution, from 0. hide_code: leave the code
-    cells' sources out.
+    folder: where its Markdown's pictures lie. summary: what `study.finish()` wrote. seconds: wall time of the
+    execution, from 0. hide_code: leave the code cells' sources out.
     """
     left_out = {"exclude_input": hide_code, "exclude_input_prompt": True, "exclude_output_prompt": True}
     cells, place = arranged(printable(notebook, summary["claims"])), {"metadata": {"path": str(folder)}}
@@ -197,7 +196,6 @@ def _environment() -> Environment:
             ", ".join(map(str, value)) if isinstance(value, list) and value else str(value) or '""'
         ),
         "minute": lambda time: time[:16].replace("T", " "),
-        "number": lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value,
     }
     colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text() + colours)

@@ -67,8 +67,8 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
             if not error and summary.get("token") != token:
                 error = "the notebook did not reach study.finish(), so there is no result of this execution"
             if not error:
-                executed = nbformat.read(partial, as_version=4)
                 try:
+                    executed = nbformat.read(partial, as_version=4)
                     page = html.study_page(executed, notebook.parent, summary, seconds, hide_code)
                 except Exception as broken:  # nbconvert raises many kinds
                     error = f"the page cannot be made: {type(broken).__name__}: {broken}"
@@ -83,10 +83,8 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
             partial.unlink(missing_ok=True)
         note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
         record = folder / f".{study}.report.json"
-        if error:
-            report = {"page": read(record).get("page"), "failure": {"error": error, **note}}
-        else:
-            report = {"page": {"token": token, "notebook": source, **note}, "failure": None}
+        made = {"page": {"token": token, "notebook": source, **note}, "failure": None}
+        report = read(record) | ({"failure": {"error": error, **note}} if error else made)
         write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
     _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
