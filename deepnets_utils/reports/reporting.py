@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -58,7 +59,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     values = check_parameters(declared, given)
     folder = report_folder(values, declared)
     partial = folder / f".{study}.partial.ipynb"
-    _say(f"{study}, {folder.name}: running")
+    print(f"{study}, {folder.name}: running", file=sys.stderr, flush=True)
     with locked(folder / f".{study}.lock"):
         started, token, source = time.monotonic(), secrets.token_hex(8), _digest(notebook)
         try:
@@ -88,7 +89,8 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
         report = read(record) | ({"failure": {"error": error, **note}} if error else made)
         write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
-    _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
+    went = f"failed: {error}" if error else "ok"
+    print(f"{study}, {folder.name}: {went} after {duration(seconds)}", file=sys.stderr, flush=True)
     return Outcome(study, folder, error)
 
 
@@ -229,14 +231,9 @@ def write_zip(folder: Path) -> Path:
 
 def _profile_row(folder: Path) -> dict[str, Any]:
     rows = [study_row(folder, study) for study in study_names()]
-    statuses = [row["status"] for row in rows]
     return {
         "name": folder.name,
-        "statuses": {word: statuses.count(word) for word in dict.fromkeys(statuses)},
+        "statuses": Counter(row["status"] for row in rows),
         "verdicts": html.count_verdicts(claims(folder)),
         "newest": max((row["page"]["at"] for row in rows if row["page"]), default="no page yet"),
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
