@@ -55,7 +55,7 @@ class Study(Comparisons):
         workers = self.parameters["workers"] or int(self.profile == "smoke")
         self.device, self.workers = resolve(self.parameters["device"], workers)
         self.folder = parameters.report_folder(self.parameters, declared)
-        self.label = parameters.report_label(self.parameters, declared)
+        self.label = self.folder.name.partition("+")[2]
         pd.options.display.max_colwidth = pd.options.display.max_rows = None
         pd.options.display.float_format = "{:.4g}".format
         files.notes.clear()  # what an earlier execution in this kernel said

@@ -156,7 +156,7 @@ def made(monkeypatch: pytest.MonkeyPatch, project: Path) -> list[tuple]:
         calls.append((study, given, hide_code))
         folder = project / "reports" / given["profile"]
         make_list(folder, study, [RUN, replace(RUN, seed=1)])
-        return reporting.Outcome(study, folder, "", 1.0)
+        return reporting.Outcome(study, folder, "")
 
     monkeypatch.setattr(reporting, "make_report", make_report)
     return calls

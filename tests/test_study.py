@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -94,12 +95,17 @@ def test_a_corrected_parameters_cell_counts_and_not_the_older_one():
 
 
 def test_a_watched_run_is_stored_claimed_and_asked_about_when_it_takes_long(monkeypatch, output):
+    drawn = []
     monkeypatch.setattr(watching, "watched", lambda: True)
+    monkeypatch.setattr(watching, "display", lambda *_, **__: SimpleNamespace(update=drawn.append))
     options = {"train_size": 20, "test_size": 20}
     known = {"dataset": "digits_28", "task": task("digit_pairs", **options), "model": model("LeNet5")}
     run = Run(**known, learning_rate=0.01, epochs=1, batch_size=10, seed=1)
     made = study(profile="smoke")
     assert made.watch(run) is None, "drawn while it trained"
+    assert ["over 1 of 1 epochs" in picture.data for picture in drawn] == [True, True], (
+        "after its epoch, and at the end"
+    )
     result = made.store.get(run)
     assert len(result.history["train_loss"]) == 1 and not list((output / "runs" / "claims").iterdir())
     later = dataclasses.replace(run, epochs=round(3 * 3600 / result.provenance["cpu_seconds"]))

@@ -85,12 +85,12 @@ def align(text: str) -> str:
         for label in table.select("tbody th"):
             if len(label.get_text()) <= SHORT:
                 label["class"] = "short"
-        headings = [row.find_all("th") for row in table.select("thead tr")]
-        for heading in headings:
-            index, above = heading[: -len(worded) or None], heading[-len(worded) :]
-            for cell in index if len(heading) > len(worded) else []:
-                cell["class"] = "text"
-            rows.append(above if len(above) == len(worded) else [])
+        for heading in table.select("thead tr"):
+            names = heading.find_all("th")
+            if (index := len(names) - len(worded)) >= 0:  # else they stand above several columns
+                rows.append(names[index:])
+                for name in names[:index]:
+                    name["class"] = "text"
         for row in rows:
             for cell, word in zip(row, worded, strict=False):
                 if word:

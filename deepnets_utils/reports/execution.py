@@ -12,9 +12,10 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
-import papermill.engines
+import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.paths import jupyter_runtime_dir
@@ -61,21 +62,6 @@ class ThisPython(AsyncKernelManager):
         await self.cleanup_resources(restart=restart)
 
 
-class SavesOnce(papermill.engines.NBClientEngine):
-    """Executes a notebook and saves it at the end, also after an error; papermill saves twice a cell."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, *args: Any, **settings: Any) -> None:
-        save, nb_man.save = nb_man.save, lambda **_: None
-        try:
-            super().execute_managed_notebook(nb_man, *args, **settings)
-        finally:
-            nb_man.save = save
-
-
-papermill.engines.papermill_engines.register("saves once", SavesOnce)
-
-
 def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str) -> str:
     """Run a notebook into `partial`; return "", or the error's first line. The kernel's log goes to stderr."""
     short = next((folder for folder in SOCKETS if os.access(folder, os.W_OK)), None)
@@ -87,13 +73,13 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             "JUPYTER_RUNTIME_DIR": runtime,
             "JPY_SESSION_NAME": "",  # nobody watches this kernel, even where JupyterLab started the report
         }
+        text = ""
         try:
-            with _environment(settings), _event_loop():
+            with patch.dict(os.environ, settings), _event_loop():
                 papermill.execute_notebook(
                     notebook,
                     partial,
                     dict(given),
-                    engine_name="saves once",
                     kernel_name="python3",
                     language="python",
                     kernel_manager_class=ThisPython,
@@ -111,23 +97,8 @@ def execute(notebook: Path, partial: Path, given: Mapping[str, Any], token: str)
             text = "the kernel died: the system ended it (out of memory?), or a library crashed"
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-        else:
-            text = ""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().splitlines()
     return f"{lines[0]} (and {len(lines) - 1} more lines)" if len(lines) > 1 else "".join(lines)
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

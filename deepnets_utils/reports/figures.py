@@ -6,7 +6,7 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,12 +14,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from IPython.display import HTML, display
+from IPython.display import HTML
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from torch import nn
-
-from deepnets_utils.runs.run import Run
 
 warnings.filterwarnings("ignore", "The figure layout has changed to tight")  # seaborn's grids lay themselves out
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
@@ -67,36 +65,6 @@ def embedded(png: bytes, title: str, alt: str) -> HTML:
         f'<figure><img src="data:image/png;base64,{image}" alt="{html.escape(alt)}" style="max-width: 100%">'
         f"<figcaption>{html.escape(title)}</figcaption></figure>"
     )
-
-
-class LiveCurve:
-    """Draws one history while a run trains, as `on_epoch` of `training.train`, and once it is whole.
-
-    metric: name in the history. live: redraw in place; else only `draw` at the end.
-    """
-
-    def __init__(self, run: Run, metric: str, live: bool) -> None:
-        self.run, self.metric = run, metric
-        self._handle = display(self.draw({}), display_id=True) if live else None
-
-    def __call__(self, epoch: int, history: Mapping[str, Sequence[float]]) -> None:
-        if self._handle is not None:
-            self._handle.update(self.draw(history))
-
-    def draw(self, history: Mapping[str, Sequence[float]]) -> HTML:
-        """Return the picture of the curve so far."""
-        figure, axes = plt.subplots(figsize=(6, 3))
-        values = history.get(self.metric, [])
-        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3)
-        axes.set(xlim=(0, self.run.epochs + 1), xlabel="epoch", ylabel=self.metric.replace("_", " "))
-        if min(values, default=0) > 0:
-            axes.set_yscale("log")
-        said = f"{self.metric.replace('_', ' ')} over {len(values)} of {self.run.epochs} epochs"
-        picture = rendered(figure, "png")
-        plt.close(figure)
-        return embedded(
-            picture, f"{said}: {self.run}", said + (f", from {values[0]:.3g} to {values[-1]:.3g}" if values else "")
-        )
 
 
 def relplot(data: pd.DataFrame, *, title: str = "{col_name}", **look: Any) -> Figure:

@@ -1,14 +1,13 @@
 """Pages that stand alone: a notebook, a profile's index and the list of profiles as HTML without scripts.
 
-A template folder of nbconvert's would fold code in two more files, where `highlighted` has two lines; pandas' Styler in
-place of `align` would need a call at every table of a notebook.
+nbconvert's template folder and pandas' Styler were tried: they take more lines, and a call at every table.
 """
 
 import functools
 import html
 import importlib.metadata
+import platform
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -108,52 +107,39 @@ def study_page(
 ) -> str:
     """Return an executed notebook as a page, which names on top and in a warning what it needs from elsewhere.
 
-    folder: where its Markdown's pictures lie.
-    summary: what `study.finish()` wrote. seconds: wall time of the execution, from 0. hide_code: leave the code
-    cells' sources out.
+    folder: where its Markdown's pictures lie. summary: what `study.finish()` wrote. seconds: wall time of the
+    execution, from 0. hide_code: leave the code cells' sources out.
     """
-    exporter = PageExporter(
-        template_name="basic",
-        exclude_input=hide_code,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-    content, _ = exporter.from_notebook_node(
-        arranged(printable(notebook, summary["claims"])), {"metadata": {"path": str(folder)}}
-    )
+    left_out = {"exclude_input": hide_code, "exclude_input_prompt": True, "exclude_output_prompt": True}
+    cells, place = arranged(printable(notebook, summary["claims"])), {"metadata": {"path": str(folder)}}
+    content, _ = PageExporter(template_name="basic", **left_out).from_notebook_node(cells, place)
     banners = summaries.banners(summary)
     if addresses := dict.fromkeys(address for pair in ELSEWHERE.findall(content) for address in pair if address):
         banners.append(f"Not on this page, for they lie elsewhere or are missing: {', '.join(addresses)}.")
         warnings.warn(banners[-1], stacklevel=2)
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     for figure in summary["figures"]:
-        content = _linked(content, figure)
+        picture = rf'<figure>(<img [^>]*alt="{re.escape(html.escape(figure["alt"]))}"[^>]*>)'
+        content = re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
     return _render(
         "study",
         summary=summary,
         name="+".join(filter(None, (summary["profile"], summary["label"]))),  # as in "quick+epochs=5"
         banners=banners,
         seconds=seconds,
-        versions=versions(),
+        versions=", ".join([f"Python {platform.python_version()}", *versions]),
         sections=[(Markup(anchor), Markup(title)) for anchor, title in SECTION.findall(content)],
         content=Markup(content),
     )
 
 
-def _linked(content: str, figure: Mapping[str, str]) -> str:
-    """Return a page on which a figure's picture leads to its file, in full size."""
-    picture = rf'<figure>(<img [^>]*alt="{re.escape(html.escape(figure["alt"]))}"[^>]*>)'
-    return re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
-
-
-def index_page(
-    name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]], notebooks: bool
-) -> str:
+def index_page(name: str, rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
     """Return a profile's index. rows: one a study, as `reporting.study_row` makes them.
 
-    claims: as `summaries.claims` returns them. notebooks: link the notebooks, too.
+    claims: as `summaries.claims` returns them.
     """
     banners: dict[str, list[str]] = {}
     for row in rows:
@@ -165,13 +151,7 @@ def index_page(
     total = {key: sum(run.get(key, 0) for run in runs) for key in keys}
     lacking = summaries.missing(total | {"missing_by": " and ".join(bases)})
     lacking += " (runs of two studies count twice)" if lacking and len(runs) > 1 else ""
-    shown = {
-        "banners": banners,
-        "verdicts": count_verdicts(claims),
-        "lacking": lacking,
-        "notebooks": notebooks,
-        "words": WORDS,
-    }
+    shown = {"banners": banners, "verdicts": count_verdicts(claims), "lacking": lacking, "words": WORDS}
     return _render("index", name=name, rows=rows, claims=claims, **shown)
 
 
@@ -182,10 +162,8 @@ def profiles_page(profiles: Sequence[Mapping[str, Any]]) -> str:
 
 def count_verdicts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how often each verdict occurs, each claim once whatever its protocols, in a fixed order."""
-    by_claim: dict[str, list[Mapping[str, Any]]] = {}
-    for claim in claims:
-        by_claim.setdefault(claim["id"], []).append(claim)
-    found = [one_word(lines) for lines in by_claim.values()]
+    ids = {claim["id"] for claim in claims}
+    found = [one_word([claim for claim in claims if claim["id"] == each]) for each in ids]
     return {word: found.count(word) for word in (*VERDICTS[:2], IN_PART, *VERDICTS[2:]) if word in found}
 
 
@@ -199,12 +177,6 @@ def navigation(page: str, before: str | None, after: str | None, elsewhere: Mapp
     links += [f'<a href="{quote(before)}.html">← {escape(before)}</a>'] if before else []
     links += [f'<a class="next" href="{quote(after)}.html">{escape(after)} →</a>'] if after else []
     return re.sub("<!--nav-->.*?<!--/nav-->", f"<!--nav--><nav>{''.join(links)}</nav><!--/nav-->", page)
-
-
-def versions() -> str:
-    """Return Python and the packages that decide the numbers, with their versions."""
-    names = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
-    return ", ".join([f"Python {'.'.join(map(str, sys.version_info[:3]))}", *names])
 
 
 def _render(template: str, **values: Any) -> str:
@@ -224,7 +196,6 @@ def _environment() -> Environment:
             ", ".join(map(str, value)) if isinstance(value, list) and value else str(value) or '""'
         ),
         "minute": lambda time: time[:16].replace("T", " "),
-        "number": lambda value: "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value,
     }
     colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     environment.globals["style"] = Markup((TEMPLATES / "style.css").read_text() + colours)

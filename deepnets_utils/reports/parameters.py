@@ -11,9 +11,7 @@ import ast
 import contextlib
 import difflib
 import hashlib
-import io
 import re
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,25 +53,26 @@ class Parameter:
         A list's items may also come as a text with commas between them or as one bare value, as papermill's -p gives
         them. They are matched with the choices by their text: 1 is "1", None is "None".
         """
+        several = self.type == "list"
         if self.type == "float" and type(value) is int:
             value = float(value)
-        if self.type == "list" and type(value) in (str, int, float, bool, type(None)):
+        if several and type(value) in (str, int, float, bool, type(None)):
             value = _items(str(value))
-        if self.type == "list" and type(value) is list and self.choices:
+        if several and type(value) is list and self.choices:
             value = [str(item) for item in value]
         if type(value) is not TYPES[self.type]:
             raise ParameterError(f"{self.name} must be {self.type}, not {value!r} ({type(value).__name__})")
-        if self.type == "list" and (twice := [item for item in value if value.count(item) > 1]):
+        if several and (twice := [item for item in value if value.count(item) > 1]):
             raise ParameterError(f"{self.name} must not name anything twice; {twice[0]!r} is there {len(twice)} times")
-        example = self._example() if self.type == "list" else ""
-        for item in value if self.type == "list" else [value]:
+        two = ",".join(self.choices[:2] or [f"{limit:.12g}" for limit in self.limits or ()])
+        calls = f" (write -p '{self.name}={two}', for papermill -p {self.name} '{two}')" if several else ""
+        low, high = self.limits or (0, MOST)
+        for item in value if several else [value]:
             if self.choices and item not in self.choices:
-                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}{example}")
-            low, high = self.limits or (0, MOST)
-            numbers = self.limits is not None or self.type in ("int", "float")
-            if numbers and not (type(item) in (int, float) and low <= item <= high):
-                limits = f"from {low:.12g} to {high:.12g}"
-                raise ParameterError(f"{self.name} must be {limits}; it is {item!r}{example}")
+                raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}{calls}")
+            inside = type(item) in (int, float) and low <= item <= high
+            if (self.limits or self.type in ("int", "float")) and not inside:
+                raise ParameterError(f"{self.name} must be from {low:.12g} to {high:.12g}; it is {item!r}{calls}")
         return value
 
     def allowed(self) -> str:
@@ -81,11 +80,6 @@ class Parameter:
         if self.limits:
             return "{{{:.12g}..{:.12g}}}".format(*self.limits)
         return f"{{{', '.join(self.choices)}}}" if self.choices else ""
-
-    def _example(self) -> str:
-        """Return calls that give two items of a list."""
-        items = ",".join(self.choices[:2] or (f"{limit:.12g}" for limit in self.limits or ()))
-        return f" (write -p '{self.name}={items}', for papermill -p {self.name} '{items}')"
 
     def parse(self, text: str) -> Any:
         """Return the value that a command line's `name=text` means; raises ParameterError."""
@@ -106,17 +100,13 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
     if len(sources) != 1:
         raise ParameterError(f"{notebook.name} has {len(sources)} cells tagged 'parameters'; it needs one")
     try:
-        comments = {
-            token.start[0]: token.string.lstrip("# ")
-            for token in tokenize.generate_tokens(io.StringIO(sources[0]).readline)
-            if token.type == tokenize.COMMENT
-        }
         lines = ast.parse(sources[0]).body
-    except (SyntaxError, tokenize.TokenError) as error:
+    except SyntaxError as error:
         raise ParameterError(f"{notebook.name}, parameters cell: {error}") from None
+    ends = [sources[0].splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode() for node in lines]
     found = [
-        _parameter(node, comments.get(node.lineno, ""), f"{notebook.name}, parameters cell, line {node.lineno}")
-        for node in lines
+        _parameter(node, end.lstrip(" #"), f"{notebook.name}, parameters cell, line {node.lineno}")
+        for node, end in zip(lines, ends, strict=True)
     ]
     return {parameter.name: parameter for parameter in found}
 
@@ -202,32 +192,22 @@ def _items(text: str) -> list[Any]:
     return [_literal(item.strip()) for item in re.sub(r"^\[(.*)\]$", r"\1", text.strip()).split(",")]
 
 
-def report_label(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> str:
-    """Return "" for the profile as it stands, else what was overridden, as in "epochs=5,seeds=3".
-
-    values: checked values by name; a missing one counts as its default. The text is fit for a file name, and
-    different overrides have different texts. Embedded data are an override, too: they never replace a page of
-    real data.
-    """
-    given = {name: values.get(name, parameter.default) for name, parameter in declared.items()}
-    changed = [name for name in declared if name not in STANDARD and given[name] != declared[name].default]
-    if given.get("data") == "embedded":
-        changed.append("data")
-    parts = {name: given[name] if isinstance(given[name], list) else [given[name]] for name in changed}
-    text = ",".join(f"{name}={'_'.join(map(str, parts[name]))}" for name in sorted(parts))
-    safe = re.sub(r"[^A-Za-z0-9._=,-]", "_", text)
-    items = [str(item) for name in changed if isinstance(given[name], list) for item in given[name]]
-    if safe == text and len(safe) <= LABEL_LENGTH and not any("_" in item for item in items):
-        return safe
-    digest = hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
-    return f"{safe[: LABEL_LENGTH - 9]}-{digest[:8]}"
-
-
 def report_folder(values: Mapping[str, Any], declared: Mapping[str, Parameter]) -> Path:
-    """Return where a notebook with these values reports: reports/<profile>, or reports/<profile>+<label>."""
-    label = report_label(values, declared)
-    profile = values.get("profile", declared["profile"].default)
-    return paths.output_root() / "reports" / (f"{profile}+{label}" if label else profile)
+    """Return where a notebook reports: reports/<profile>, and with other settings than the profile's beside it.
+
+    values: of all declared parameters. The folder names what is overridden, as in quick+epochs=5,seeds=3, and different
+    overrides have different folders. Embedded data are an override, too: they never replace a page of real data.
+    """
+    changed = [name for name in declared if name not in STANDARD and values[name] != declared[name].default]
+    if values.get("data") == "embedded":
+        changed.append("data")
+    items = {name: values[name] if isinstance(values[name], list) else [values[name]] for name in sorted(changed)}
+    text = ",".join(f"{name}={'_'.join(map(str, of))}" for name, of in items.items())
+    label = re.sub(r"[^A-Za-z0-9._=,-]", "_", text)
+    if label != text or len(label) > LABEL_LENGTH or any("_" in str(item) for of in items.values() for item in of):
+        digest = hashlib.sha256(repr(list(items.items())).encode()).hexdigest()
+        label = f"{label[: LABEL_LENGTH - 9]}-{digest[:8]}"
+    return paths.output_root() / "reports" / "+".join(filter(None, (values["profile"], label)))
 
 
 def given_values(texts: Sequence[str]) -> dict[str, str]:

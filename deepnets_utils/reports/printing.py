@@ -23,15 +23,21 @@ def comparison(frame: pd.DataFrame, form: str) -> pd.DataFrame:
     """
     protocol, exact = frame["protocol"].iloc[0], frame["exact"].all()
     text = pd.DataFrame({"row": frame["row"], "column": frame["column"]})
-    n = frame["published_n"].where(frame["published_n"] > 1)  # of one number the documents do not say of how many runs
-    spread = _texts(frame.assign(mean=0, n=n), ["mean", "published_spread", "n"], ".10g")
-    text["published"] = [of and of + more[1:] for of, more in zip(frame["printed"], spread, strict=True)]
-    ours = ["ours", "spread"] if exact else ["ours", "spread", "n", "diverged"]
-    text[f"ours {protocol}".strip()] = _texts(frame, ours, form)
+    # Of one number the documents do not say of how many runs.
+    spreads = zip(frame["published_spread"], frame["published_n"].where(frame["published_n"] > 1), strict=True)
+    text["published"] = [
+        of and of + _runs(*more, 0, ".10g") for of, more in zip(frame["printed"], spreads, strict=True)
+    ]
+    ours = frame.assign(n=math.nan, diverged=0) if exact else frame
+    text[f"ours {protocol}".strip()] = [
+        f"{line.ours:{form}}" + _runs(line.spread, line.n, line.diverged, form)
+        if pd.notna(line.ours)
+        else _runs(math.nan, math.nan, line.diverged, form).strip(" ()")
+        for line in ours.itertuples()
+    ]
     if not exact:
-        text[f"95 % {protocol}".strip()] = [
-            interval(low, high, form) for low, high in zip(frame["low"], frame["high"], strict=True)
-        ]
+        ends = zip(frame["low"], frame["high"], strict=True)
+        text[f"95 % {protocol}".strip()] = [interval(low, high, form) for low, high in ends]
     if not frame["verdict"].eq(OTHER_SCALE).any():
         text[f"verdict {protocol}".strip()] = frame["verdict"]
     return text.set_index(["row", "column"])
@@ -241,17 +247,8 @@ def difference(left: Sequence[float], right: Sequence[float], unit: str = "", fo
     return f"{number} (95 %: {low:{form}} to {high:{form}}; n = {one.n} and {other.n})"
 
 
-def _texts(frame: pd.DataFrame, columns: Sequence[str], form: str) -> list[str]:
-    """Return a text of each line's mean, spread, n and diverged runs (the columns, in this order).
-
-    What is missing is left out.
-    """
-
-    def text(mean: float, spread: float, n: float = np.nan, diverged: int = 0) -> str:
-        lost = f"{diverged} diverged" if diverged else ""
-        if pd.isna(mean):
-            return lost
-        runs = ", ".join(filter(None, ("" if pd.isna(n) else f"n={n:.0f}", lost)))
-        return f"{mean:{form}}" + ("" if pd.isna(spread) else f" ± {spread:{form}}") + (f" ({runs})" if runs else "")
-
-    return [text(*line) for line in frame[list(columns)].itertuples(index=False)]
+def _runs(spread: float, n: float, diverged: int, form: str) -> str:
+    """Return what stands behind a mean, as in " ± 0.12 (n=3, 2 diverged)", without what is NaN or 0."""
+    counts = ["" if pd.isna(n) else f"n={n:.0f}", f"{diverged} diverged" if diverged else ""]
+    runs = ", ".join(filter(None, counts))
+    return ("" if pd.isna(spread) else f" ± {spread:{form}}") + (f" ({runs})" if runs else "")

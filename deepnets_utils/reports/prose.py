@@ -1,9 +1,10 @@
 """Prose of a notebook's Markdown cells, with the numbers that its code fills in."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+
+from deepnets_utils.reports.notebooks import read_notebook
 
 PLACE = re.compile(r"\{([a-z]\w*)\}")
 
@@ -13,7 +14,7 @@ def filled(notebook: Path, tag: str, numbers: Mapping[str, str]) -> str:
 
     Raises ValueError where there is not one such cell, and for names that only one side has.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook)["cells"]
     tagged = [cell for cell in cells if cell["cell_type"] == "markdown" and tag in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} Markdown cells tagged {tag!r}; it needs one")

@@ -7,11 +7,13 @@ executed notebook and its page, and .<study>.report.json, which says how the exe
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,27 +24,27 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import AcquireReturnProxy
 
 from deepnets_utils.reports import html
 from deepnets_utils.reports.execution import execute, keep_failed
 from deepnets_utils.reports.notebooks import notebook_path, read_title, reads_others, study_names
 from deepnets_utils.reports.parameters import check_parameters, read_parameters, report_folder
 from deepnets_utils.reports.summaries import claims, read, read_all, scales
-from deepnets_utils.runs import paths
 from deepnets_utils.runs.files import locked, write_text, write_whole
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.sweeps.workers import resolve
 
+Job = tuple[str, Mapping[str, Any]]  # a study and its values
+PAGES_LOCK = ".pages.lock"  # of all profiles: one report writes a page while another puts links into it
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the report of one study went: error is "" when the page was made; seconds of wall time, from 0."""
+    """How the report of one study went: error is "" when the page was made."""
 
     study: str
     folder: Path
     error: str
-    seconds: float
 
 
 def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False) -> Outcome:
@@ -57,7 +59,7 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
     values = check_parameters(declared, given)
     folder = report_folder(values, declared)
     partial = folder / f".{study}.partial.ipynb"
-    _say(f"{study}, {folder.name}: running")
+    print(f"{study}, {folder.name}: running", file=sys.stderr, flush=True)
     with locked(folder / f".{study}.lock"):
         started, token, source = time.monotonic(), secrets.token_hex(8), _digest(notebook)
         try:
@@ -67,13 +69,13 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
             if not error and summary.get("token") != token:
                 error = "the notebook did not reach study.finish(), so there is no result of this execution"
             if not error:
-                executed = nbformat.read(partial, as_version=4)
                 try:
+                    executed = nbformat.read(partial, as_version=4)
                     page = html.study_page(executed, notebook.parent, summary, seconds, hide_code)
                 except Exception as broken:  # nbconvert raises many kinds
                     error = f"the page cannot be made: {type(broken).__name__}: {broken}"
             if not error:
-                with pages_lock(folder):
+                with locked(folder.parent / PAGES_LOCK):
                     write_text(folder / f"{study}.html", page)
                 os.replace(partial, folder / f"{study}.ipynb")
                 (folder / f"{study}.failed.ipynb").unlink(missing_ok=True)
@@ -83,17 +85,16 @@ def make_report(study: str, given: Mapping[str, Any], *, hide_code: bool = False
             partial.unlink(missing_ok=True)
         note = {"seconds": seconds, "at": datetime.now().astimezone().isoformat(timespec="seconds")}
         record = folder / f".{study}.report.json"
-        if error:
-            report = {"page": read(record).get("page"), "failure": {"error": error, **note}}
-        else:
-            report = {"page": {"token": token, "notebook": source, **note}, "failure": None}
+        made = {"page": {"token": token, "notebook": source, **note}, "failure": None}
+        report = read(record) | ({"failure": {"error": error, **note}} if error else made)
         write_text(record, json.dumps(report, indent=1))
     write_indexes(folder)
-    _say(f"{study}, {folder.name}: {'failed: ' + error if error else 'ok'} after {duration(seconds)}")
-    return Outcome(study, folder, error, seconds)
+    went = f"failed: {error}" if error else "ok"
+    print(f"{study}, {folder.name}: {went} after {duration(seconds)}", file=sys.stderr, flush=True)
+    return Outcome(study, folder, error)
 
 
-def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bool = False) -> list[Outcome]:
+def make_reports(jobs: Sequence[Job], *, hide_code: bool = False) -> list[Outcome]:
     """Make the reports of several studies, each with its values, as `make_report` does.
 
     Where little or nothing is trained (profile smoke, train never) several notebooks run at the same time, and in quick
@@ -101,13 +102,15 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     all workers. So it is profile by profile. What reads the others' results comes last, here and in the outcomes.
     Raises ParameterError as `make_report` does, and ChildProcessError when one of several processes is killed.
     """
-    last = [job for job in jobs if reads_others(notebook_path(job[0]))]
-    groups = [[job for job in jobs if job not in last], last]
-    if not all(groups):
-        profiles = dict.fromkeys(values.get("profile") for _, values in jobs)
-        groups = [[job for job in jobs if job[1].get("profile") == profile] for profile in profiles]
-    if len(groups) > 1:
-        return [outcome for group in groups for outcome in make_reports(group, hide_code=hide_code)]
+    groups: dict[tuple[bool, str | None], list[Job]] = {}
+    for study, values in jobs:
+        groups.setdefault((reads_others(notebook_path(study)), values.get("profile")), []).append((study, values))
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+    return [outcome for group in ordered for outcome in _make_group(group, hide_code)]
+
+
+def _make_group(jobs: Sequence[Job], hide_code: bool) -> list[Outcome]:
+    """Make the reports of one profile, at the same time where that is quicker."""
     cpus, settings = resolve("cpu", 0)[1], [values for _, values in jobs]
     together = min(len(jobs), cpus)
     if together > 1 and not all(v.get("profile") == "smoke" or v.get("train") == "never" for v in settings):
@@ -122,12 +125,9 @@ def make_reports(jobs: Sequence[tuple[str, Mapping[str, Any]]], *, hide_code: bo
     with ProcessPoolExecutor(together, get_context(start), end_with, [os.getpid()]) as pool:
         made = [pool.submit(make_report, study, values, hide_code=hide_code) for study, values in reversed(jobs)]
         try:
-            outcomes = [future.result() for future in reversed(made)]
+            return [future.result() for future in reversed(made)]
         except BrokenProcessPool:
             raise ChildProcessError("a process that made a report was killed (out of memory?): run it again") from None
-    for folder in {outcome.folder for outcome in outcomes}:
-        write_indexes(folder)  # two that end at once may each miss the other
-    return outcomes
 
 
 def end_with(parent: int) -> None:
@@ -141,17 +141,12 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def pages_lock(folder: Path) -> AcquireReturnProxy:
-    """Return the held lock of a profile's pages: one report writes a page while another puts links into it."""
-    return locked(folder.parent / ".pages.lock")
-
-
 def write_indexes(folder: Path) -> None:
     """Write a profile's index.html, the links between its pages, and the list of profiles above it.
 
     Where claims are judged together with another profile's, also of that one.
     """
-    with pages_lock(folder):
+    with locked(folder.parent / PAGES_LOCK):
         for place in filter(Path.exists, scales(folder)):
             rows = [study_row(place, study) for study in study_names()]
             pages = [row["study"] for row in rows if row["page"]]
@@ -162,7 +157,7 @@ def write_indexes(folder: Path) -> None:
                 linked = html.navigation(page, before, after, elsewhere)
                 if linked != page:
                     write_text(place / f"{study}.html", linked)
-            write_text(place / "index.html", html.index_page(place.name, rows, claims(place), notebooks=True))
+            write_text(place / "index.html", html.index_page(place.name, rows, claims(place)))
         profiles = {path.parent for path in folder.parent.glob("*/.*.report.json")}
         write_text(folder.parent / "index.html", html.profiles_page([_profile_row(path) for path in sorted(profiles)]))
 
@@ -174,32 +169,34 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
     "older notebook" where it was edited since, and "older than others" of a page that reads what other studies have
     written anew since. page and failure: time and seconds, or None. summary: what `study.finish()` wrote, or {}.
     """
+    notebook = notebook_path(study)
     report, summary = read(folder / f".{study}.report.json"), read(folder / f"{study}.json")
     page = report.get("page") if (folder / f"{study}.html").exists() else None
     if report.get("failure"):
         status = "failed"
     elif not page:
         status = "no page" if summary else "not run"
+    elif summary.get("token") != page["token"]:
+        status = "older page"
+    elif page.get("notebook", _digest(notebook)) != _digest(notebook):
+        status = "older notebook"
+    elif reads_others(notebook) and any(
+        datetime.fromisoformat(other["finished_at"]) > datetime.fromisoformat(summary["finished_at"])
+        for place in scales(folder)
+        for other in read_all(place)
+        if other["study"] != study
+    ):
+        status = "older than others"
     else:
-        status = "ok" if summary.get("token") == page["token"] else "older page"
-        source = _digest(notebook_path(study))
-        status = "older notebook" if status == "ok" and page.get("notebook", source) != source else status
-        if status == "ok" and reads_others(notebook_path(study)):
-            others = [other for place in scales(folder) for other in read_all(place) if other["study"] != study]
-            newest = max(datetime.fromisoformat(each["finished_at"]) for each in [summary, *others])
-            status = "ok" if datetime.fromisoformat(summary["finished_at"]) >= newest else "older than others"
-    title = summary.get("title") or read_title(notebook_path(study))
-    if summary:
-        figures = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]
-        summary = {**summary, "figures": figures}
+        status = "ok"
     return {
         "study": study,
-        "title": title,
+        "title": summary.get("title") or read_title(notebook),
         "status": status,
         "page": page,
         "failure": report.get("failure"),
         "summary": summary,
-        "answers": reads_others(notebook_path(study)),
+        "answers": reads_others(notebook),
     }
 
 
@@ -212,25 +209,20 @@ def write_zip(folder: Path) -> Path:
 
     So where claims are judged together with another profile's, its pages are in there, too.
     """
-    root, target = paths.output_root(), folder.with_name(f"{folder.name}.zip")
+    reports, target = folder.parent, folder.with_name(f"{folder.name}.zip")
     places = [place for place in scales(folder) if place.exists()]
-    rows = {place: [study_row(place, study) for study in study_names()] for place in places}
-    files: set[Path] = set()
-    for place in places:
-        files |= {place / f"{row['study']}.html" for row in rows[place] if row["page"]}
-        files |= set(place.glob("tables/*.csv"))
-        for summary in (row["summary"] for row in rows[place] if row["summary"]):
-            for figure in summary["figures"]:
-                picture = Path(os.path.normpath(place / figure["file"]))
-                files |= set(picture.parent.glob(f"{picture.stem}.*"))
+    files = {file for place in places for kind in ("*.html", "tables/*.csv") for file in place.glob(kind)}
+    files |= {file for place in places for file in (reports.parent / "figures" / place.name).glob("*")}
 
     def write(stream: Any) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in sorted(files):
-                archive.write(file, f"deepnets/{file.relative_to(root)}")
-            for place in places:
-                index = html.index_page(place.name, rows[place], claims(place), notebooks=False)
-                archive.writestr(f"deepnets/reports/{place.name}/index.html", index)
+                place = f"deepnets/{file.relative_to(reports.parent)}"
+                if file.name == "index.html":
+                    index = re.sub(r' · <a href="[^"]*\.ipynb">.*?</a>', "", file.read_text(encoding="utf-8"))
+                    archive.writestr(place, index)
+                else:
+                    archive.write(file, place)
             archive.writestr("deepnets/reports/index.html", html.profiles_page(list(map(_profile_row, places))))
 
     write_whole(target, write)
@@ -239,14 +231,9 @@ def write_zip(folder: Path) -> Path:
 
 def _profile_row(folder: Path) -> dict[str, Any]:
     rows = [study_row(folder, study) for study in study_names()]
-    statuses = [row["status"] for row in rows]
     return {
         "name": folder.name,
-        "statuses": {word: statuses.count(word) for word in dict.fromkeys(statuses)},
+        "statuses": Counter(row["status"] for row in rows),
         "verdicts": html.count_verdicts(claims(folder)),
         "newest": max((row["page"]["at"] for row in rows if row["page"]), default="no page yet"),
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
