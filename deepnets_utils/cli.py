@@ -130,7 +130,7 @@ def train(
 
     What is stored is left out. Several machines that share one runs/ folder may work on one list.
     """
-    from deepnets_utils.data.loading import load
+    from deepnets_utils.data import downloading
 
     if not (listed := [run for file in files for run in read_runs(file)]):
         raise ParameterError(f"no run is listed in {', '.join(map(str, files))}; `deepnets plan` writes such lists")
@@ -145,7 +145,7 @@ def train(
         use_cluster(dask)
     else:  # said once here, and not by a worker for each run
         for dataset in sorted({run.dataset for run in missing}):
-            load(dataset)
+            downloading.provide(dataset)
     place = engine(*resolve(device or "auto", workers or 0))
     sweep(in_rounds(runs), store=store, yes=yes, title=", ".join(file.stem for file in files), **place)
 
@@ -267,8 +267,7 @@ def _make_large(given: Mapping[str, str], studies: Sequence[str] | None, hide_co
     yes = values.get("yes", False) or values["profile"] == "overnight"
     for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):
         try:
-            if not inventory.present(name):
-                downloading.download(name)
+            downloading.provide(name)
         except DataError as error:
             print(f"{error}\nNothing is trained on {name}.", file=sys.stderr)
             missing = [run for run in missing if run.dataset != name]

@@ -109,9 +109,9 @@ class Study(Comparisons):
         chosen, why = name, ""
         if self.profile == "smoke" or self.parameters["data"] == "embedded":
             chosen = inventory.embedded(name)
-        elif self.train != "never" and not inventory.present(name):
+        elif self.train != "never":
             try:
-                downloading.download(name)
+                downloading.provide(name)
             except DataError as error:
                 if self.parameters["data"] == "real":
                     raise

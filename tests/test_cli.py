@@ -218,10 +218,10 @@ def test_a_large_profile_is_planned_trained_in_rounds_and_shown(
 def test_a_large_profile_without_its_data_shows_what_is_stored(
     deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnets_utils.data import downloading, inventory
+    from deepnets_utils.data import downloading
 
-    monkeypatch.setattr(inventory, "present", lambda name: False)
-    monkeypatch.setattr(downloading, "download", lambda name: (_ for _ in ()).throw(DataError("no server answers")))
+    for way in ("load", "download"):
+        monkeypatch.setattr(downloading, way, lambda name: (_ for _ in ()).throw(DataError("no server answers")))
     code, _, err = deepnets("report", "2", "--profile", "overnight")
     assert code == 0 and "no server answers" in err and "Nothing is trained on" in err
     assert [given.get("train") for _, given, _ in made] == ["never", None], "the page itself says why"

@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 from tables import LABELS, table_of, tables_of
 
-from deepnets_utils.data import downloading, inventory
+from deepnets_utils.data import downloading
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
 from deepnets_utils.reports import figures, printing, watching
@@ -149,13 +149,13 @@ def test_smoke_always_uses_the_embedded_digits_and_says_so():
 
 
 def test_quick_falls_back_to_the_digits_only_when_the_real_data_cannot_be_had(monkeypatch):
-    monkeypatch.setattr(inventory, "present", lambda name: True)
+    monkeypatch.setattr(downloading, "load", lambda name: None)
     assert study().dataset("mnist") == "mnist"
-    monkeypatch.setattr(inventory, "present", lambda name: False)
 
     def refuse(name):
         raise DataError("no server answers")
 
+    monkeypatch.setattr(downloading, "load", refuse)
     monkeypatch.setattr(downloading, "download", refuse)
     fallen = study()
     assert fallen.dataset("mnist") == "digits_28" and fallen.banner
@@ -184,7 +184,7 @@ def test_what_is_not_used_is_said_in_the_summary(output):
 
 
 def test_never_needs_no_data_set(monkeypatch):
-    monkeypatch.setattr(inventory, "present", lambda name: False)
+    monkeypatch.setattr(downloading, "load", lambda name: pytest.fail("loaded"))
     monkeypatch.setattr(downloading, "download", lambda name: pytest.fail("downloaded"))
     assert study(train="never").dataset("mnist") == "mnist"
 
@@ -293,8 +293,8 @@ def test_a_name_that_only_the_run_parameters_cell_has_fails():
 
 
 def test_the_digits_never_replace_a_page_of_the_real_data(monkeypatch):
-    monkeypatch.setattr(inventory, "present", lambda name: False)
-    monkeypatch.setattr(downloading, "download", lambda name: (_ for _ in ()).throw(DataError("no server answers")))
+    for way in ("load", "download"):
+        monkeypatch.setattr(downloading, way, lambda name: (_ for _ in ()).throw(DataError("no server answers")))
     real = study()
     real.banner = ""
     real.finish()

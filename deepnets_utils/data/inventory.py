@@ -42,7 +42,7 @@ def how_to_get(name: str) -> str:
     root = data_root()
     files = f"{', '.join(FILES[name])} (unpacked) or {', '.join(ARCHIVES[name])} into {root / FOLDER[name]}"
     text = f"`deepnets data` downloads it. Or copy {files}, or set DEEPNETS_DATA to a folder that holds {FOLDER[name]}"
-    right = {root / FOLDER[name] / file for file in FILES[name]}
+    right = {root / FOLDER[name] / file for file in FILES[name] + ARCHIVES[name]}
     others = {root / folder for other, folder in FOLDER.items() if other != name}
     near = [
         str(path)

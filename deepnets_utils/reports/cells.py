@@ -103,7 +103,8 @@ def judged(text: str, claims: Sequence[Mapping[str, Any]]) -> str:
     page = BeautifulSoup(text, "html.parser")
     for row in page.select("tr"):
         cell = page.new_tag("th" if row.parent.name == "thead" else "td", attrs={"class": "text"})
-        statement = row.find("th").get_text()
+        label = row.find("th")
+        statement = label.get_text() if label else ""
         if lines := [line for line in claims if line["statement"] == statement]:
             word = one_word(lines)
             cell.append(page.new_tag("span", attrs={"class": f"word {word.split()[0]}"}, string=word))

@@ -189,6 +189,9 @@ def study_row(folder: Path, study: str) -> dict[str, Any]:
         status = "older than others"
     else:
         status = "ok"
+    if summary:
+        there = [figure for figure in summary["figures"] if (folder / figure["file"]).exists()]
+        summary = {**summary, "figures": there}
     return {
         "study": study,
         "title": summary.get("title") or read_title(notebook),
@@ -211,8 +214,10 @@ def write_zip(folder: Path) -> Path:
     """
     reports, target = folder.parent, folder.with_name(f"{folder.name}.zip")
     places = [place for place in scales(folder) if place.exists()]
-    files = {file for place in places for kind in ("*.html", "tables/*.csv") for file in place.glob(kind)}
-    files |= {file for place in places for file in (reports.parent / "figures" / place.name).glob("*")}
+    pages = {f"{name}.html" for name in ("index", *study_names())}
+    files = {file for place in places for file in place.glob("*.html") if file.name in pages}
+    for place in places:  # what is being written has a name with a dot before it
+        files |= {*place.glob("tables/[!.]*.csv"), *(reports.parent / "figures" / place.name).glob("[!.]*")}
 
     def write(stream: Any) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

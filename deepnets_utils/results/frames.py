@@ -25,6 +25,8 @@ ORIGIN = ("cpu_seconds", "wall_seconds", *WORDS[2:])
 
 def plan(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return one row a combination of the factors' values, with its `run`: make(**values), or None for no such row."""
+    if taken := {"run", *WORDS, *ORIGIN} & factors.keys():
+        raise ValueError(f"a factor cannot be called {', '.join(sorted(taken))}: a table of runs has such a column")
     rows = [dict(zip(factors, values, strict=True)) for values in itertools.product(*map(list, factors.values()))]
     planned = [row | {"run": run} for row in rows if (run := make(**row)) is not None]
     return pd.DataFrame(planned, columns=[*factors, "run"])

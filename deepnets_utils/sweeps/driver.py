@@ -16,7 +16,7 @@ from filelock import FileLock
 from deepnets_utils.runs.progress import Reporter
 from deepnets_utils.runs.run import Result, Run
 from deepnets_utils.runs.store import Store
-from deepnets_utils.sweeps.workers import UnfitWorker, WorkerProcess, call_group, groups, idle, versions
+from deepnets_utils.sweeps.workers import InProcess, UnfitWorker, WorkerProcess, call_group, groups, idle, versions
 from deepnets_utils.training.signals import Terminated, terminated
 
 ATTEMPTS = 3  # of a run whose worker dies
@@ -31,7 +31,7 @@ Part = tuple[bool, list[Run]]  # whether one call trains these runs as one netwo
 class TrainingFailed(RuntimeError):
     """A run raised an error, or its worker died three times; the other runs are done and stored.
 
-    A worker that fits nothing (UnfitWorker) and a lost scheduler end the sweep at once.
+    From an executor also: a worker that fits nothing (UnfitWorker) or a lost scheduler. These end the sweep at once.
     """
 
 
@@ -123,7 +123,8 @@ class Driver:
             (together, group), executor = self._flying.pop(future)
             self._free.append(executor)
             error = CancelledError(LOST) if future.cancelled() else future.exception()
-            if isinstance(error, UnfitWorker | CancelledError):
+            unfit = isinstance(error, UnfitWorker) and not isinstance(executor, InProcess | WorkerProcess)
+            if unfit or isinstance(error, CancelledError):
                 raise TrainingFailed(str(error)) from error  # it would fail, and take, all that is left
             if error is None:
                 for run, result in zip(group, future.result(), strict=True):

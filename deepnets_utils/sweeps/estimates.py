@@ -1,13 +1,18 @@
 """How long runs would take, from what runs like them took. Imports no torch."""
 
 import collections
+import contextlib
 import functools
+import json
 import math
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
 
-from deepnets_utils.runs.run import Result, Run
-from deepnets_utils.runs.sizes import images_seen
+from deepnets_utils.runs import paths
+from deepnets_utils.runs.files import write_text
+from deepnets_utils.runs.run import Result, Run, canonical
+from deepnets_utils.runs.sizes import images_seen, input_shape
 
 TERAFLOPS = 10.0  # sustained, of a card from which nothing is stored: a guess, and said to be one
 
@@ -63,12 +68,32 @@ def estimates(runs: Iterable[Run], results: Iterable[Result], device: str = "cpu
 
 
 def operations(run: Run) -> float:
-    """Return the multiply-adds of a training, NaN where they are unknown."""
+    """Return the multiply-adds of a training, NaN where they are unknown.
+
+    To import torch, build fifty networks and count takes ten seconds: what was counted is kept in runs/operations.json.
+    """
     if run.learning_rate is None:
         return math.nan
-    from deepnets_utils.models.cost import training_operations  # late: torch takes seconds, and most are stored alike
+    file = paths.output_root() / "runs" / "operations.json"
+    networks = canonical([run.model.to_json(), run.teacher and run.teacher.model.to_json(), input_shape(run)])
+    an_image = _counted(file)
+    if run.local or networks not in an_image:
+        from deepnets_utils.models.cost import training_operations
 
-    return training_operations(run)
+        if run.local:  # the file is for all processes, and others do not know what a notebook defines
+            return training_operations(run)
+        an_image[networks] = training_operations(run) / images_seen(run)
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            write_text(file, json.dumps(an_image))
+    return an_image[networks] * images_seen(run)
+
+
+@functools.cache
+def _counted(file: Path) -> dict[str, float]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged
+        return {}
 
 
 def basis(results: Iterable[Result], device: str) -> str:

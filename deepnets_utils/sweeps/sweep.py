@@ -71,8 +71,7 @@ def sweep(
         if outdated := {run.loop_version for run in missing.values()} - {LOOP_VERSION}:
             raise ParameterError(f"runs of training loop {outdated}, here it is {LOOP_VERSION}: plan them again")
         store.remove_parts()
-        teachers = _lost_teachers(missing.values(), store)
-        ordered = list((teachers | missing).values())
+        ordered, teachers = _with_teachers(missing.values(), store)
         workers = min(workers, len(ordered))
         plan = f"{len(missing)} of {len(unique)} runs to train on {device}, {workers} at a time"
         if more := len(ordered) - len(missing):
@@ -90,15 +89,21 @@ def sweep(
     return [results[run.digest] for run in runs]
 
 
-def _lost_teachers(runs: Iterable[Run], store: Store) -> dict[str, Run]:
-    """Return the teachers of runs, and theirs, whose weights are not in the store: first those that others need."""
+def _with_teachers(runs: Iterable[Run], store: Store) -> tuple[list[Run], dict[str, Run]]:
+    """Return runs, each after its teacher where the teacher's weights are not in the store, and these teachers."""
     there = functools.cache(store.has_weights)
     lost: dict[str, Run] = {}
+    ordered: dict[str, Run] = {}
+
+    def add(run: Run) -> None:
+        if run.teacher is not None and not there(run.teacher):
+            lost[run.teacher.digest] = run.teacher
+            add(run.teacher)
+        ordered.setdefault(run.digest, run)
+
     for run in runs:
-        while run.teacher is not None and not there(run.teacher):
-            run = run.teacher
-            lost[run.digest] = run
-    return dict(reversed(lost.items()))
+        add(run)
+    return list(ordered.values()), lost
 
 
 def _priced(runs: list[Run], store: Store, device: str, workers: int, yes: bool, what: str) -> str:
@@ -146,14 +151,15 @@ def _gently(reporter: Reporter) -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def end(number: int, frame: object) -> None:
+        if number == signal.SIGTERM and terminated.is_set():
+            return  # a cluster may send it twice
+        stop.set()
         if number == signal.SIGTERM:
             terminated.set()
         else:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not stop.is_set():  # a cluster may send it twice
-            stop.set()
-            with contextlib.suppress(RuntimeError):  # this process was about to print, too
-                reporter.say(SAID[number])
+        with contextlib.suppress(RuntimeError):  # this process was about to print, too
+            reporter.say(SAID[number])
 
     try:
         with handled(dict.fromkeys(SAID, end)):

@@ -292,12 +292,10 @@ def test_archives_that_came_whole_are_not_got_again(small: str, server: Server, 
     assert loading.check(small) == "ready" and server.paths == [f"/{last}"]
 
 
-def test_a_part_of_another_file_is_not_gone_on_from_twice(small: str, server: Server, root: Path) -> None:
+def test_a_part_of_another_file_is_got_anew(small: str, server: Server, root: Path) -> None:
     first, whole = next(iter(server.files)), dict(server.files)
     (root / f".download-{small}").mkdir(parents=True)
     (root / f".download-{small}" / first).write_bytes(b"<html>log in first</html>")
-    with pytest.raises(DataError, match="wrong bytes"):
-        downloading.download(small)
     downloading.download(small)
     assert server.files == whole and server.asked == ["bytes=25-"] and loading.check(small) == "ready"
 
@@ -425,6 +423,37 @@ def test_no_server_is_noticed_at_once(small: str, root: Path, monkeypatch: pytes
     assert time.monotonic() - start < 10
     for part in (nobody, "refused", *inventory.FILES[small], str(root / inventory.FOLDER[small]), "DEEPNETS_DATA"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_name_server_that_hangs(small: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(downloading, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://mirror.invalid/"])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(20) and [])
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"mirror\.invalid.*no answer within 0\.3 s"):
+        downloading.download(small)
+    assert time.monotonic() - start < 10 and not (root / "MNIST").exists()
+    release.set()
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_part_that_is_longer_than_the_archive_is_got_anew(small: str, server: Server, root: Path) -> None:
+    kept = root / f".download-{small}"
+    kept.mkdir(parents=True)
+    (kept / "train-images-idx3-ubyte.gz").write_bytes(bytes(10_000_000))
+    downloading.download(small)
+    assert loading.check(small) == "ready"
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_damaged_set_is_got_anew_before_anything_is_trained(small: str, server: Server, root: Path) -> None:
+    downloading.download(small)
+    file = root / "MNIST/raw/train-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1])
+    downloading.provide(small)
+    assert loading.check(small) == "ready"
 
 
 @pytest.mark.parametrize("small", ["mnist"], indirect=True)
