@@ -91,7 +91,7 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def comparisons(line: Mapping[str, Any]) -> str:
     """Return what the means of a verdict's comparisons say, and how many of them are shown; "" where nothing ran."""
-    if not line["n"]:
+    if not line["n"] or "shown" not in line:  # a summary of an older version has none
         return ""
     return f"{line['pointing']} of {line['comparisons']} point the claimed way, {line['shown']} shown"
 
