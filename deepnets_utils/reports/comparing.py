@@ -46,9 +46,9 @@ class Comparisons:
         there, and with our numbers ("": `metric`); a label alone where all rows have it. exact: nothing is random.
         form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
-        self.keep(table, name, metric, row=row, column=column, value=value, exact=exact)
         compared, texts, alike = self._compared.setdefault((source, name), {}), [], {}
         for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
+            self._keep(cells, name, metric, protocol)
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
             compared[protocol, metric] = Compared(place(name), row, column, frame)
@@ -77,8 +77,11 @@ class Comparisons:
     ) -> None:
         """Keep numbers that a claim refers to and that stand in no printed table; the options are `compare`'s."""
         for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
-            kept = self._values.setdefault((protocol, metric), {})
-            kept |= {f"{name}:{label}:{of}": cell for (label, of), cell in cells.items()}
+            self._keep(cells, name, metric, protocol)
+
+    def _keep(self, cells: Mapping[tuple[str, str], Any], name: str, metric: str, protocol: str) -> None:
+        kept = self._values.setdefault((protocol, metric), {})
+        kept |= {f"{name}:{label}:{of}": cell for (label, of), cell in cells.items()}
 
     def words(self, source: str, name: str) -> pd.DataFrame:
         """Return one row a protocol: how many cells of a compared table have each word, and the means' mean distance.
