@@ -220,11 +220,11 @@ class Study(Comparisons):
         """Return in words what `judge` found about a claim, protocol by protocol, or "not judged here"."""
         return printing.verdict([line for line in self._verdicts if line["id"] == claim])
 
-    def findings(self, **numbers: str) -> Markdown:
+    def findings(self, **numbers: Any) -> Markdown:
         """Return what came out, for the head of the page; once a notebook.
 
-        The text is the notebook's Markdown cell tagged "findings". numbers: what stands in the place of each {name}.
-        A paragraph with a number that is "(not run)" waits, and is counted. Raises ValueError as `prose.filled` does.
+        The text is the notebook's Markdown cell tagged "findings". numbers: of its places, see `prose.filled`, which
+        raises ValueError. A paragraph with a number that is "(not run)" waits, and is counted.
         """
         paragraphs = prose.filled(self.notebook, "findings", numbers).split("\n\n")
         found = [paragraph for paragraph in paragraphs if printing.NOT_RUN not in paragraph]
@@ -234,15 +234,16 @@ class Study(Comparisons):
         first = self.scale if self.profile in LARGE else small
         return Markdown("\n\n".join(filter(None, (first and f"*{first}*", self._findings))))
 
-    def audit(self, **numbers: str) -> Styler:
+    def audit(self, **numbers: Any) -> Styler:
         """Return what we would change in the document's protocol as a table, and keep it; once a notebook.
 
         It stands in the notebook's Markdown cell tagged "audit", as a table of three columns: a short name, what the
-        document does, and what changes without it as measured in this notebook, or "not measured: why". numbers: what
-        stands in the place of each {name} there.
-        Raises ValueError as `prose.filled` does, and for an empty text.
+        document does, and what changes without it as measured in this notebook, or "not measured: why". numbers: of its
+        places, see `prose.filled`; what changes is "too few runs" where one is "(not run)". Raises ValueError as
+        `prose.filled` does, and for an empty text.
         """
-        findings = prose.rows(prose.filled(self.notebook, "audit", numbers))
+        rows = prose.rows(prose.filled(self.notebook, "audit", numbers))
+        findings = [(*of, "too few runs" if printing.NOT_RUN in change else change) for *of, change in rows]
         self._audit = [dict(zip(("finding", "text", "change"), finding, strict=True)) for finding in findings]
         return printing.audit(findings)
 

@@ -368,6 +368,13 @@ def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
     assert two.findings(a="1", b=printing.NOT_RUN).data == (
         "Ours is 1.\n\n*1 of 2 findings wait for runs of this profile.*"
     )
+    texts = {"findings": "{of[error]:.1f} of {all}.\n\n{of[n]:,}", "audit": f"{head}| one | two | {{of[error]}} |"}
+    of = written(study(profile="paper"), tmp_path, **texts)
+    waits = "\n\n*1 of 2 findings wait for runs of this profile.*"
+    assert of.findings(of={"error": 2.26, "n": 1_000}, all=["a", "b"]).data == "2.3 of a; b.\n\n1,000"
+    assert of.findings(of={"error": 2.26, "n": 1_000}, all=[]).data == "1,000" + waits
+    assert of.findings(of={"error": np.nan, "n": 3}, all=["a"]).data == "3" + waits
+    assert "too few runs" in of.audit(of={"error": None}).to_html()
     small = written(study(profile="quick"), tmp_path, findings="Found.").findings().data
     assert small.startswith("*Profile quick shows that everything runs; it proves nothing.*") and small.endswith(
         "Found."

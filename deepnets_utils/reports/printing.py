@@ -158,18 +158,26 @@ def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
 def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
     """Return a table of the lines that have runs, and how many wait for theirs.
 
-    lines: label -> column -> what stands there. One has runs where "n" or "diverged" is above 0; without a column "n",
-    where anything stands in it. names: of the labels' parts.
+    lines: label -> column -> what stands there; "n" counts the runs. names: of the labels' parts.
     """
-    filled = {
-        label: line
-        for label, line in lines.items()
-        if (line["n"] or line.get("diverged") if "n" in line else any(line.values()))
-    }
+    filled = {label: line for label, line in lines.items() if line["n"]}
     waiting = f"{len(lines) - len(filled)} of {len(lines)} lines wait for runs; the cost of each cell ends the page."
     text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
     frame = pd.DataFrame(filled).T
-    return HTML(text + ((frame.rename_axis(names) if names else frame).to_html(na_rep="") if filled else ""))
+    return HTML(text + (frame.rename_axis(names).to_html(na_rep="") if filled else ""))
+
+
+def means(table: pd.DataFrame, by: Sequence[str], columns: Mapping[str, tuple[str, str]]) -> HTML:
+    """Return a table of the means over each cell's runs, see `mean`, and of their number n, as `with_runs` shows it.
+
+    table: one row a run (see `frames.tidy`). by: the columns that make a cell. columns: title -> column and format.
+    """
+    lines = {}
+    for label, cell in table.groupby(list(by), sort=False):
+        stored = cell[cell["status"] != "missing"]
+        texts = {title: mean(stored[name], form) for title, (name, form) in columns.items()}
+        lines[label] = texts | {"n": len(stored)}
+    return with_runs(lines, *by)
 
 
 def plans(
@@ -200,11 +208,6 @@ def plans(
     )
 
 
-def number(value: float | None, form: str) -> str:
-    """Return a number, or NOT_RUN where it is NaN or None."""
-    return NOT_RUN if pd.isna(value) else f"{value:{form}}"
-
-
 def mean(values: Sequence[float], form: str = ".2f") -> str:
     """Return the mean of one value a run ± their standard deviation, "" where there is none; NaN of a diverged run.
 
@@ -214,7 +217,14 @@ def mean(values: Sequence[float], form: str = ".2f") -> str:
     if s.unreached:
         median = f", median {s.median:{form}}" if np.isfinite(s.median) else ""
         return f"{s.unreached} of {s.n} never{median}"
-    return (f"{s.mean:{form}}" + (f" ± {s.spread:{form}}" if s.n > 1 else "")) if s.n else ""
+    spread = f" ± {s.spread:{form.removeprefix('+')}}" if s.n > 1 else ""
+    return f"{s.mean:{form}}{spread}" if s.n else ""
+
+
+def mean_and_n(values: Sequence[float], form: str = ".2f", unit: str = "") -> str:
+    """Return `mean` with its unit and the number of runs in words, or NOT_RUN where there is none."""
+    text = mean(values, form)
+    return f"{text} {unit}".rstrip() + f" (n = {summary(values).n})" if text else NOT_RUN
 
 
 def short(number: float) -> str:

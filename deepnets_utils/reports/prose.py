@@ -1,17 +1,29 @@
 """Prose of a notebook's Markdown cells, with the numbers that its code fills in."""
 
+import math
 import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deepnets_utils.reports.notebooks import read_notebook
+from deepnets_utils.reports.printing import NOT_RUN
 
-PLACE = re.compile(r"\{([a-z]\w*)\}")
+
+class _Places(string.Formatter):
+    def format_field(self, value: Any, form: str) -> str:
+        if isinstance(value, list):
+            return "; ".join(value) or NOT_RUN
+        absent = value is None or (isinstance(value, float) and math.isnan(value))
+        return NOT_RUN if absent else format(value, form)
 
 
-def filled(notebook: Path, tag: str, numbers: Mapping[str, str]) -> str:
+def filled(notebook: Path, tag: str, numbers: Mapping[str, Any]) -> str:
     """Return the text of a notebook's Markdown cell with this tag, with `numbers` in the places of their {names}.
 
+    A place is one of str.format: {gain:.2f}, {gains.mean:.2f}. A list of texts is joined. "(not run)" stands in the
+    place of NaN, of None and of an empty list.
     Raises ValueError where there is not one such cell, and for names that only one side has.
     """
     cells = read_notebook(notebook)["cells"]
@@ -19,9 +31,10 @@ def filled(notebook: Path, tag: str, numbers: Mapping[str, str]) -> str:
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} Markdown cells tagged {tag!r}; it needs one")
     text = "".join(tagged[0]["source"])
-    if odd := set(PLACE.findall(text)) ^ numbers.keys():
+    named = {re.split(r"[.[]", place)[0] for _, place, _, _ in string.Formatter().parse(text) if place is not None}
+    if odd := named ^ numbers.keys():
         raise ValueError(f"{notebook.name}, {tag}: named in the text or given, and not both: {', '.join(sorted(odd))}")
-    return PLACE.sub(lambda place: str(numbers[place[1]]), text)
+    return _Places().format(text, **numbers)
 
 
 def rows(text: str) -> list[list[str]]:

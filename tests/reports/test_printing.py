@@ -76,6 +76,9 @@ def test_a_mean_and_an_interval_in_words() -> None:
     assert printing.mean([1.0, 2.0, 3.0]) == "2.00 ± 1.00" and printing.mean([1.0, np.nan], ".1f") == "1.0"
     assert printing.mean([]) == printing.mean([np.nan]) == printing.interval(np.nan, np.nan) == ""
     assert printing.interval(-1.0, 2.5, ".1f") == "-1.0 to 2.5"
+    assert printing.mean([1.0, 2.0], "+.1f") == "+1.5 ± 0.7"
+    assert printing.mean_and_n([1.0, 3.0, np.nan], ".1f", "%") == "2.0 ± 1.4 % (n = 2)"
+    assert printing.mean_and_n([np.nan]) == printing.NOT_RUN
 
 
 def test_times_that_were_not_reached_are_counted_and_never_averaged() -> None:
@@ -111,13 +114,20 @@ def test_the_p_value_of_a_verdict_is_its_own_and_of_an_undecided_one_the_smaller
 
 def test_lines_without_runs_are_counted_and_not_shown() -> None:
     line = {"error": 0.5, "n": 2}
-    lines = {"trained": line, "waiting": line | {"n": 0}, "diverged": {"error": "", "n": 0, "diverged": 1}, "empty": {}}
+    lines = {"trained": line, "waiting": line | {"n": 0}}
     shown = printing.with_runs(lines, "network").data
-    assert all(word in shown for word in ("network", "trained", "diverged", "2 of 4 lines wait"))
-    assert "waiting" not in shown and "empty" not in shown
-    timed = printing.with_runs({("trained", 1e-3): {"time": "1 s"}, ("empty", 1e-2): {}}).data
-    assert "trained" in timed and "empty" not in timed
-    assert printing.with_runs({}).data == "" and "<table" not in printing.with_runs({"empty": {}}).data
+    assert all(word in shown for word in ("network", "trained", "1 of 2 lines wait"))
+    assert "waiting" not in shown
+    assert printing.with_runs({}, "network").data == ""
+    assert "<table" not in printing.with_runs({"waiting": {"n": 0}}, "network").data
+
+
+def test_means_are_of_the_stored_runs_of_each_cell() -> None:
+    rows = [("Net", "finished", 1.0), ("Net", "finished", 2.0), ("Net", "diverged", np.nan), ("Net", "missing", np.nan)]
+    rows += [("LeNet5", "missing", np.nan)]
+    table = pd.DataFrame(rows, columns=["network", "status", "test_error"])
+    shown = BeautifulSoup(printing.means(table, ["network"], {"error, %": ("test_error", ".1f")}).data, "html.parser")
+    assert [cell.text for cell in shown.select("tbody *:is(th, td)")] == ["Net", "1.5 ± 0.7", "3"]
 
 
 def test_what_few_runs_can_show() -> None:
