@@ -16,8 +16,8 @@ from deepnets_utils.data import downloading, inventory, loading
 from deepnets_utils.reports import figures, notebooks, parameters, printing, prose, summaries
 from deepnets_utils.reports.comparing import Comparisons
 from deepnets_utils.reports.exploring import Explorer
+from deepnets_utils.reports.exports import write_tables
 from deepnets_utils.reports.parameters import LARGE, PROFILES
-from deepnets_utils.reports.tables import write_tables
 from deepnets_utils.reports.watching import watch
 from deepnets_utils.results import frames, verdicts
 from deepnets_utils.results.documents import Claim

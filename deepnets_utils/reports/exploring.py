@@ -10,8 +10,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 from deepnets_utils.reports import figures
-from deepnets_utils.reports.tables import SEEDS
-from deepnets_utils.results.frames import factors_of
+from deepnets_utils.results.frames import SEEDS, factors_of
 
 EVERY = "(all)"
 

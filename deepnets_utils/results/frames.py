@@ -21,6 +21,7 @@ from deepnets_utils.runs.run import Result, Run
 
 WORDS = ("status", "digest", "device", "path", "weights_sha256", "teacher_weights_sha256")  # columns of texts
 ORIGIN = ("cpu_seconds", "wall_seconds", *WORDS[2:])
+SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
 
 
 def plan(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:

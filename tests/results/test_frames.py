@@ -6,7 +6,7 @@ import pytest
 
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
-from deepnets_utils.reports.tables import costs
+from deepnets_utils.reports.exports import costs
 from deepnets_utils.results import frames
 from deepnets_utils.runs.run import Result, Run
 

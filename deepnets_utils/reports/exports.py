@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from deepnets_utils.results.frames import factors_of
+from deepnets_utils.results.frames import SEEDS, factors_of
 from deepnets_utils.runs.files import write_text
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result
-
-SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
 
 
 def write_tables(
