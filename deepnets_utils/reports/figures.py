@@ -28,6 +28,7 @@ plt.rcParams |= {
     "svg.fonttype": "none",  # text stays text: smaller, and quicker to write
     "svg.hashsalt": "deepnets",  # equal figures give equal files
     "axes.titlesize": "medium",
+    "axes.formatter.min_exponent": 3,  # of a logarithmic axis: 0.02 and 50 without a power of ten
     "axes.titley": 1.0,  # else each drawing looks for ticks above the axes, which takes a third of its time
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
