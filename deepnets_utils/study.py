@@ -151,7 +151,7 @@ class Study(Comparisons):
         ordered = in_rounds(planned["run"], last_cell_first=True)
         self._runs |= {run.digest: run for run in ordered}
         found = dict(zip(ordered, self._results(ordered, title), strict=True))
-        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]))
+        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]), self._sweeps.values())
         return self._sweeps[title]
 
     def _results(self, runs: Sequence[Run], title: str) -> list[Result | None]:

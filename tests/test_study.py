@@ -381,6 +381,14 @@ def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
     )
 
 
+def test_beside_a_table_without_rows_stands_what_is_printed():
+    cells = table_of({("Net", "sharing, aux"): [7.0, 7.1]})
+    printed = study(profile="paper").compare(cells[:0], "siamese", "table1", "test_error", **LABELS)["published"]
+    assert list(printed) == list(
+        study(profile="paper").compare(cells, "siamese", "table1", "test_error", **LABELS)["published"]
+    )
+
+
 def test_a_column_of_numbers_is_no_label():
     cells = table_of({("Net", "sharing, aux"): [7.0, 7.1]})
     with pytest.raises(ValueError, match="'value' is a column of numbers"):

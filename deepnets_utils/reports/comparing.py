@@ -47,7 +47,8 @@ class Comparisons:
         form: how our numbers are written: "f" with `digits` after the point, "g" with so many in all (1.12e-05).
         """
         compared, texts, alike = self._compared.setdefault((source, name), {}), [], {}
-        for protocol, cells in frames.by_label(table, row, column, value or metric, exact).items():
+        labelled = frames.by_label(table, row, column, value or metric, exact) or {"": {}}  # what is printed, alone
+        for protocol, cells in labelled.items():
             self._keep(cells, name, metric, protocol)
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)

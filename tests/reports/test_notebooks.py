@@ -24,7 +24,7 @@ from deepnets_utils.data.tasks import task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.reports import printing
 from deepnets_utils.reports.notebooks import new_notebook, notebook_path, reads_others, study_names
-from deepnets_utils.reports.parameters import read_parameters
+from deepnets_utils.reports.parameters import STANDARD, parse_values, read_parameters
 from deepnets_utils.reports.reporting import make_report, make_reports
 from deepnets_utils.results import comparison
 from deepnets_utils.runs import paths
@@ -226,6 +226,32 @@ def test_the_notebook_of_a_new_study_runs_as_it_stands(tmp_path, monkeypatch):
     summary = json.loads((namespace["study"].folder / "10_mine.json").read_text())
     assert summary["runs"]["trained"] == summary["runs"]["total"] == 4
     assert summary["claims"][0]["n"] == 2 and "ResNet is wrong on" in summary["findings"] and summary["figures"]
+
+
+ALONE = [
+    (study, name, choice)
+    for study in study_names()
+    for name, parameter in read_parameters(notebook_path(study)).items()
+    if name not in STANDARD
+    for choice in parameter.choices[:: max(1, len(parameter.choices) - 1)]
+    if choice != parameter.default
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("study", "name", "choice"), ALONE)
+def test_each_choice_alone_gives_a_page(study, name, choice, tmp_path, monkeypatch):
+    """The first and the last of each parameter, from published records, with figures drawn and not saved."""
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    monkeypatch.setattr(Study, "figure", lambda study, figure, *said: plt.close(figure))
+    monkeypatch.setattr(IPython.display, "display", lambda *shown, **how: None)
+    value = parse_values(study, {name: choice})[name]
+    given = f'\nprofile, train, {name} = "overnight", "never", {value!r}'
+    namespace = {}
+    for source, parameters in code_cells(study):
+        exec(compile(source + given * parameters, "cell", "exec"), namespace)
+    [page] = (tmp_path / "reports").glob(f"*/{study}.json")
+    assert json.loads(page.read_text())["runs"]["total"] or study == "08_summary"
 
 
 def function_of(study, name):
