@@ -53,7 +53,7 @@ def tidy(planned: pd.DataFrame, results: Iterable[Result | None], others: Iterab
     found = found.reindex(columns=[*WORDS[:2], *measured, *ORIGIN])
     if not lines:
         metrics = [name for other in others for name in other.columns[len(factors_of(other)) :]]
-        found = found.reindex(columns=list(dict.fromkeys([*found, *metrics])))
+        found = found.reindex(columns=[name for name in dict.fromkeys([*found, *metrics]) if name not in factors])
     types = dict.fromkeys(found.columns[found.isna().all()], float) | dict.fromkeys(WORDS, object)
     return factors.join(found.astype(types))
 
