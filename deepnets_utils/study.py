@@ -143,7 +143,8 @@ class Study(Comparisons):
         """Return the table of all combinations of the factors' values, one row a run; train those that are missing.
 
         make: called with one value of each factor, it returns the Run, or None where the study has none. title: of the
-        progress, and in the table of costs. The columns are those of `frames.tidy`.
+        progress, and in the table of costs. The columns are those of `frames.tidy`; a table without rows has those of
+        the metrics of the sweeps before it.
         The first run of every cell comes first, then the second: interrupted, all cells have about as many. A table's
         last cells, mostly of its largest networks, begin each round: at a sweep's end the small ones fill all workers.
         """
@@ -151,7 +152,8 @@ class Study(Comparisons):
         ordered = in_rounds(planned["run"], last_cell_first=True)
         self._runs |= {run.digest: run for run in ordered}
         found = dict(zip(ordered, self._results(ordered, title), strict=True))
-        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]), self._sweeps.values())
+        known = [name for table in self._sweeps.values() for name in table.columns[len(frames.factors_of(table)) :]]
+        self._sweeps[title] = frames.tidy(planned, map(found.get, planned["run"]), known)
         return self._sweeps[title]
 
     def _results(self, runs: Sequence[Run], title: str) -> list[Result | None]:

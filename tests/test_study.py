@@ -372,7 +372,9 @@ def test_the_audit_is_a_table_and_stands_in_the_summary(tmp_path):
     of = written(study(profile="paper"), tmp_path, **texts)
     waits = "\n\n*1 of 2 findings wait for runs of this profile.*"
     assert of.findings(of={"error": 2.26, "n": 1_000}, all=["a", "b"]).data == "2.3 of a; b.\n\n1,000"
-    assert of.findings(of={"error": 2.26, "n": 1_000}, all=[]).data == "1,000" + waits
+    for nothing in ([], [f"a {printing.NOT_RUN}"], None):
+        assert of.findings(of={"error": 2.26, "n": 1_000}, all=nothing).data == "1,000" + waits
+    assert of.findings(of={"error": 2.26, "n": 1_000}, all=[printing.NOT_RUN, "b"]).data.startswith("2.3 of b.")
     assert of.findings(of={"error": np.nan, "n": 3}, all=["a"]).data == "3" + waits
     assert "too few runs" in of.audit(of={"error": None}).to_html()
     small = written(study(profile="quick"), tmp_path, findings="Found.").findings().data

@@ -170,13 +170,14 @@ def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
 def means(table: pd.DataFrame, by: Sequence[str], columns: Mapping[str, tuple[str, str]]) -> HTML:
     """Return a table of the means over each cell's runs, see `mean`, and of their number n, as `with_runs` shows it.
 
-    table: one row a run (see `frames.tidy`). by: the columns that make a cell. columns: title -> column and format.
+    table: one row a run (see `frames.tidy`). by: the columns that make a cell. columns: title -> column and format; n
+    is the first one's.
     """
     lines = {}
     for label, cell in table.groupby(list(by), sort=False):
         stored = cell[cell["status"] != "missing"]
         texts = {title: mean(stored[name], form) for title, (name, form) in columns.items()}
-        lines[label] = texts | {"n": len(stored)}
+        lines[label] = texts | {"n": count(stored[columns[next(iter(columns))][0]])}
     return with_runs(lines, *by)
 
 
@@ -222,9 +223,16 @@ def mean(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def mean_and_n(values: Sequence[float], form: str = ".2f", unit: str = "") -> str:
-    """Return `mean` with its unit and the number of runs in words, or NOT_RUN where there is none."""
+    """Return `mean` with its unit and the number of runs in words, NOT_RUN where no run is stored."""
     text = mean(values, form)
-    return f"{text} {unit}".rstrip() + f" (n = {summary(values).n})" if text else NOT_RUN
+    words = [text, unit] if text else []
+    return " ".join([*filter(None, words), f"(n = {count(values)})"]) if len(values) else NOT_RUN
+
+
+def count(values: Sequence[float]) -> str:
+    """Return how many of one value a run are of finished runs, and how many of diverged ones; "" without any."""
+    s = summary(values)
+    return f"{s.n}, {s.diverged} diverged" if s.diverged else f"{s.n or ''}"
 
 
 def short(number: float) -> str:

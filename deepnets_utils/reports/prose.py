@@ -4,6 +4,7 @@ import math
 import re
 import string
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from deepnets_utils.reports.printing import NOT_RUN
 
 
 class _Places(string.Formatter):
+    """Formats what stands in a text's places, and NOT_RUN for what is not there."""
+
     def format_field(self, value: Any, form: str) -> str:
         if isinstance(value, list):
-            return "; ".join(value) or NOT_RUN
-        absent = value is None or (isinstance(value, float) and math.isnan(value))
+            return "; ".join(item for item in value if NOT_RUN not in item) or NOT_RUN
+        absent = value is None or (isinstance(value, Real) and math.isnan(value))
         return NOT_RUN if absent else format(value, form)
 
 
 def filled(notebook: Path, tag: str, numbers: Mapping[str, Any]) -> str:
     """Return the text of a notebook's Markdown cell with this tag, with `numbers` in the places of their {names}.
 
-    A place is one of str.format: {gain:.2f}, {gains.mean:.2f}. A list of texts is joined. "(not run)" stands in the
-    place of NaN, of None and of an empty list.
+    A place is one of str.format: {gain:.2f}, {gains.mean:.2f}; a brace that is none stands twice. A list of texts is
+    joined, without those that say "(not run)". That stands in the place of NaN, of None and of a list without others.
     Raises ValueError where there is not one such cell, and for names that only one side has.
     """
     cells = read_notebook(notebook)["cells"]

@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from deepnets_utils.results.documents import only, results
 from deepnets_utils.results.statistics import Summary, summary, welch
-from deepnets_utils.training.learning_rates import HIGHEST
+from deepnets_utils.training.range_test import HIGHEST
 
 WORDS = ("same", "close", "wide", "differs", "too few runs", "missing")  # what `compare` says of a published cell,
 OTHER_SCALE = "other scale"  # and what of one whose runs are not the document's

@@ -33,11 +33,11 @@ def plan(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) 
     return pd.DataFrame(planned, columns=[*factors, "run"])
 
 
-def tidy(planned: pd.DataFrame, results: Iterable[Result | None], others: Iterable[pd.DataFrame] = ()) -> pd.DataFrame:
+def tidy(planned: pd.DataFrame, results: Iterable[Result | None], metrics: Iterable[str] = ()) -> pd.DataFrame:
     """Return the table of the runs of a `plan`, one row each in this order.
 
-    The columns of the metrics that such runs have at least are there without any stored run, too. others: tables of
-    runs alike; one without rows, of settings that have no such run, gets their columns.
+    The columns of the metrics that such runs have at least are there without any stored run, too. metrics: the columns
+    of a table without rows, for there no run says which it would have.
     """
     factors, lines = planned.drop(columns="run"), []
     for run, result in zip(planned["run"], results, strict=True):
@@ -52,7 +52,6 @@ def tidy(planned: pd.DataFrame, results: Iterable[Result | None], others: Iterab
     measured = [name for name in found if name not in (*factors, *WORDS, *ORIGIN)]
     found = found.reindex(columns=[*WORDS[:2], *measured, *ORIGIN])
     if not lines:
-        metrics = [name for other in others for name in other.columns[len(factors_of(other)) :]]
         found = found.reindex(columns=[name for name in dict.fromkeys([*found, *metrics]) if name not in factors])
     types = dict.fromkeys(found.columns[found.isna().all()], float) | dict.fromkeys(WORDS, object)
     return factors.join(found.astype(types))

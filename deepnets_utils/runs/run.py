@@ -105,7 +105,7 @@ class Run:
 
     task, model, schedule, augmentation (of the training images): from the functions of these names, with options.
     learning_rate: a number; "range_test" or "range_test_per_rate" for the one that a range test finds before the
-    training (see learning_rates.py); None (with epochs and batch_size 0) for an estimator that is fitted.
+    training (see training/range_test.py); None (with epochs and batch_size 0) for an estimator that is fitted.
     momentum: of SGD. weight_decay: factor of the L2 penalty's gradient. l1: factor of the sum of absolute weights in
     the loss. shuffle: "once" has the same batches in every epoch. evaluation_mode: with "train" batch statistics and
     dropout stay on while testing. watch_test: measure the test split after every epoch, too. keep_best: measure it also

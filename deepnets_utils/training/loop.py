@@ -18,8 +18,8 @@ from deepnets_utils.runs.run import Run
 from deepnets_utils.training import machine
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress
-from deepnets_utils.training.learning_rates import LOWEST, STEPS, tested_rates
 from deepnets_utils.training.optimizers import Optimizer, make_optimizer, set_rates
+from deepnets_utils.training.range_test import LOWEST, STEPS, tested_rates
 from deepnets_utils.training.stack import each, gradient_norms, joined, l1_norm
 
 

@@ -21,7 +21,6 @@ from deepnets_utils.training.checkpoints import Progress, Saving, load_state, sa
 from deepnets_utils.training.checks import check_parts, watched_splits
 from deepnets_utils.training.fitting import fit_estimator
 from deepnets_utils.training.grouping import group_key, group_size  # noqa: F401  (a sweep asks its trainer's module)
-from deepnets_utils.training.learning_rates import suggestion
 from deepnets_utils.training.loop import (
     Training,
     evaluate,
@@ -32,6 +31,7 @@ from deepnets_utils.training.loop import (
 )
 from deepnets_utils.training.machine import Clock, numerics, provenance
 from deepnets_utils.training.optimizers import make_optimizer, set_rates
+from deepnets_utils.training.range_test import suggestion
 from deepnets_utils.training.schedules import build_schedule
 from deepnets_utils.training.stack import Stack, load_states, side_by_side, states
 

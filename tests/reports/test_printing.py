@@ -77,8 +77,9 @@ def test_a_mean_and_an_interval_in_words() -> None:
     assert printing.mean([]) == printing.mean([np.nan]) == printing.interval(np.nan, np.nan) == ""
     assert printing.interval(-1.0, 2.5, ".1f") == "-1.0 to 2.5"
     assert printing.mean([1.0, 2.0], "+.1f") == "+1.5 ± 0.7"
-    assert printing.mean_and_n([1.0, 3.0, np.nan], ".1f", "%") == "2.0 ± 1.4 % (n = 2)"
-    assert printing.mean_and_n([np.nan]) == printing.NOT_RUN
+    assert printing.mean_and_n([1.0, 3.0], ".1f", "%") == "2.0 ± 1.4 % (n = 2)"
+    assert printing.mean_and_n([1.0, np.nan], ".1f", "%") == "1.0 % (n = 1, 1 diverged)"
+    assert printing.mean_and_n([np.nan]) == "(n = 0, 1 diverged)" and printing.mean_and_n([]) == printing.NOT_RUN
 
 
 def test_times_that_were_not_reached_are_counted_and_never_averaged() -> None:
@@ -127,7 +128,7 @@ def test_means_are_of_the_stored_runs_of_each_cell() -> None:
     rows += [("LeNet5", "missing", np.nan)]
     table = pd.DataFrame(rows, columns=["network", "status", "test_error"])
     shown = BeautifulSoup(printing.means(table, ["network"], {"error, %": ("test_error", ".1f")}).data, "html.parser")
-    assert [cell.text for cell in shown.select("tbody *:is(th, td)")] == ["Net", "1.5 ± 0.7", "3"]
+    assert [cell.text for cell in shown.select("tbody *:is(th, td)")] == ["Net", "1.5 ± 0.7", "2, 1 diverged"]
 
 
 def test_what_few_runs_can_show() -> None:

@@ -50,7 +50,7 @@ def test_a_table_has_its_metrics_without_any_run():
     assert frames.describe(table[:0], "test_error", ["name", "seed"]).empty
     assert frames.curves(table, {}, ["train_loss"]).empty
     none = frames.plan(lambda **factors: None, {"name": ["a"], "test_loss": [1]})
-    empty = frames.tidy(none, [], [table])
+    empty = frames.tidy(none, [], table.columns[2:])
     assert empty.empty and frames.factors_of(empty) == ["name", "test_loss"] and set(table.columns[2:]) <= set(empty)
     assert np.isnan(empty["test_error"].mean()) and "test_error" not in frames.tidy(none, [])
 

@@ -24,10 +24,10 @@ from deepnets_utils.training import grouping, signals
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress
 from deepnets_utils.training.grouping import group_key, group_size
-from deepnets_utils.training.learning_rates import suggestion
 from deepnets_utils.training.loop import Training, evaluate, range_test, train_epoch
 from deepnets_utils.training.machine import numerics
 from deepnets_utils.training.optimizers import make_optimizer
+from deepnets_utils.training.range_test import suggestion
 from deepnets_utils.training.schedules import schedule
 from deepnets_utils.training.stack import Rows, Stack, load_states, side_by_side, states
 from deepnets_utils.training.train import make_network, train, train_group

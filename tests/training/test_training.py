@@ -30,18 +30,17 @@ from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep
-from deepnets_utils.training import learning_rates
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress, Saving
-from deepnets_utils.training.learning_rates import suggestion
 from deepnets_utils.training.loop import Training, range_test, train_epoch
 from deepnets_utils.training.machine import Clock, numerics, provenance
 from deepnets_utils.training.optimizers import make_optimizer
+from deepnets_utils.training.range_test import suggestion, tested_rates
 from deepnets_utils.training.schedules import schedule
 from deepnets_utils.training.train import make_network, train, train_group, train_network
 
 DIGITS = "digits_28"
-RATES = learning_rates.tested_rates().tolist()
+RATES = tested_rates().tolist()
 
 
 def make_run(name: str = "LeNet5", auxiliary: float = 1.0, options: dict | None = None, **fields: object) -> Run:

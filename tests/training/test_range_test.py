@@ -1,7 +1,7 @@
 """The range test by hand, on odd curves, and beside PyTorch Lightning's finder.
 
 lightning_finder.jsonl holds what two versions of that finder gave for RUNS: one of 2021, the year of the document, and
-one of today. `python tests/training/test_learning_rates.py` records the version that can be imported anew (1.5.7 needs
+one of today. `python tests/training/test_range_test.py` records the version that can be imported anew (1.5.7 needs
 tensorboard, torchmetrics 0.6, pyDeprecate 0.3 and setuptools below 70). What the finder of 2021 does is what this
 package does; the one of today differs in three ways, which `check_present_finder` spells out.
 """
@@ -25,14 +25,13 @@ from deepnets_utils.data.randomness import derived_seed, generator
 from deepnets_utils.data.tasks import build_task, task
 from deepnets_utils.models import build_model, model
 from deepnets_utils.runs.run import Run
-from deepnets_utils.training import learning_rates
-from deepnets_utils.training.learning_rates import smoothed, suggestion
 from deepnets_utils.training.machine import numerics
+from deepnets_utils.training.range_test import smoothed, suggestion, tested_rates
 from deepnets_utils.training.train import train
 
 FIXTURE = Path(__file__).with_name("lightning_finder.jsonl")
 OF_2021, PRESENT = "1.5.7", "2.6.6"
-RATES = learning_rates.tested_rates()
+RATES = tested_rates()
 
 
 def make_run(network: Any, seed: int) -> Run:
