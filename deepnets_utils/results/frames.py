@@ -123,7 +123,7 @@ def reached(curves: pd.DataFrame, on: str, level: float) -> pd.Series:
 
 def values(table: pd.DataFrame, metric: str, **labels: Any) -> np.ndarray:
     """Return a column's values of the stored runs with these labels, float [runs]; NaN of a diverged run."""
-    if table.empty:  # a sweep of nothing does not know what it would have measured
+    if table.empty:  # no run before it said what it would have measured
         return np.array([])
     if metric not in table:
         raise ValueError(f"no column is called {metric!r}; there are {', '.join(map(str, table.columns))}")
