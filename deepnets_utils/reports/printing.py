@@ -174,10 +174,11 @@ def means(table: pd.DataFrame, by: Sequence[str], columns: Mapping[str, tuple[st
     is the first one's.
     """
     lines = {}
+    (first, _), *_ = columns.values()
     for label, cell in table.groupby(list(by), sort=False):
         stored = cell[cell["status"] != "missing"]
         texts = {title: mean(stored[name], form) for title, (name, form) in columns.items()}
-        lines[label] = texts | {"n": count(stored[columns[next(iter(columns))][0]])}
+        lines[label] = texts | {"n": count(stored[first])}
     return with_runs(lines, *by)
 
 
