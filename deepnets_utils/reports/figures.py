@@ -31,7 +31,6 @@ plt.rcParams |= {
     "axes.formatter.min_exponent": 3,  # of a logarithmic axis: 0.02 and 50 without a power of ten
     "axes.titley": 1.0,  # else each drawing looks for ticks above the axes, which takes a third of its time
 }
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def has_data(axes: plt.Axes) -> bool:
