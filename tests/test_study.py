@@ -412,11 +412,11 @@ def test_a_verdict_in_words_gives_every_protocol_with_interval_and_n():
 def test_a_level_that_no_run_reaches_has_too_few_runs_and_says_why():
     made = study(profile="paper")
     rows = [f"{word} auxiliary classifiers" for word in ("with", "without")]
-    never = {(row, "epochs to 20 % error"): np.full(3, np.inf) for row in rows}
+    never = {(row, "epochs to the level"): np.full(3, np.inf) for row in rows}
     made.keep(table_of(never), "auxiliary", "epoch", **LABELS)
     shown = made.judge(["googlenet.aux_no_faster"]).iloc[0]
     assert (shown["verdict"], shown["effect"], shown["p"]) == ("too few runs", "", "")
-    assert all(f"3 of 3 runs never got there: {row}, epochs to 20 % error" in shown["note"] for row in rows)
+    assert all(f"3 of 3 runs never got there: {row}, epochs to the level" in shown["note"] for row in rows)
     assert made.verdict("googlenet.aux_no_faster") == "too few runs"
 
 

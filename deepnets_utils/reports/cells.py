@@ -19,7 +19,7 @@ def arranged(notebook: NotebookNode) -> NotebookNode:
     """Return a copy in the order of a page: what was found below the title, parameters and settings at the end.
 
     The tags of its cells say which these are: code tagged "findings", and "lead" for the figure that carries the study;
-    "parameters", "settings" and whatever has no tag stay in their order. Markdown that code fills in is left out.
+    "parameters" and "settings"; what has no such tag stays in its order. Markdown that code fills in is left out.
     """
     first, middle, last = [], [], []
     title = notebook.cells[:1] if notebook.cells and notebook.cells[0]["cell_type"] == "markdown" else []

@@ -61,7 +61,7 @@ def _size(number: float) -> str:
 
 
 def verdicts(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return verdicts, each with what `statistics.Verdict` holds and its claim's statement, for printing."""
+    """Return verdicts, each with what `verdicts.Verdict` holds and its claim's statement, for printing."""
     shown = [
         {
             "claim": line["statement"],
@@ -131,8 +131,8 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
     its two sides.
     """
     ends = ("effect", "left", "right", "low", "high")
-    number, left, right, low, high = (math.nan if line[name] is None else line[name] for name in ends)
-    if math.isnan(number):
+    number, left, right, low, high = (math.nan if line.get(name) is None else line[name] for name in ends)
+    if math.isnan(number) or math.isnan(left):  # a summary of an older version has no sides
         return "", ""
     ratio, metric = line["scale"] == "ratio", line.get("metric", "")
     if metric.startswith("log10_"):

@@ -140,7 +140,7 @@ def first_broken(epoch: int, losses: Tensor, metrics: dict[str, Any]) -> int | N
     """Return the step at which a run diverged in an epoch, None where it did not; steps and epochs count from 0.
 
     losses: of its steps, [steps]. Where they are finite and what is measured after them is not, that counts as a step
-    after the epoch's last one.
+    after the epoch's last one. A number and no exception: of runs that train as one network the others go on.
     """
     bad = (~losses.isfinite()).nonzero()
     if not len(bad) and finite(metrics):
