@@ -94,15 +94,13 @@ def _with_teachers(runs: Iterable[Run], store: Store) -> tuple[list[Run], dict[s
     there = functools.cache(store.has_weights)
     lost: dict[str, Run] = {}
     ordered: dict[str, Run] = {}
-
-    def add(run: Run) -> None:
-        if run.teacher is not None and not there(run.teacher):
-            lost[run.teacher.digest] = run.teacher
-            add(run.teacher)
-        ordered.setdefault(run.digest, run)
-
     for run in runs:
-        add(run)
+        chain = [run]
+        while chain[-1].teacher is not None and not there(chain[-1].teacher):
+            chain.append(chain[-1].teacher)
+        lost |= {teacher.digest: teacher for teacher in chain[1:]}
+        for one in reversed(chain):
+            ordered.setdefault(one.digest, one)
     return list(ordered.values()), lost
 
 

@@ -87,7 +87,8 @@ class Saving:
         fresh = copy.deepcopy([part.state_dict() for part in parts])
         try:
             state, _ = load_state(self.file, self.identity)
-            if (there := state.get("place")) != (here := _place(network)):
+            there, here = state.get("place"), _place(network)
+            if there != here:
                 raise ValueError(f"it was begun on {there}, this is {here}, so that the run starts again")
             random_states, seconds = (state["torch_generator"], state["cuda_generator"]), state["seconds"]
             for part, saved in zip(parts, state["parts"], strict=True):
