@@ -122,12 +122,15 @@ def reached(curves: pd.DataFrame, on: str, level: float) -> pd.Series:
 
 
 def values(table: pd.DataFrame, metric: str, **labels: Any) -> np.ndarray:
-    """Return a column's values of the stored runs with these labels, float [runs]; NaN of a diverged run."""
+    """Return a column's values of the stored runs with these labels, float [runs]; NaN of a diverged run.
+
+    In a table without `status`, as of what is counted, all rows are there.
+    """
     if table.empty:  # no run before it said what it would have measured
         return np.array([])
     if metric not in table:
         raise ValueError(f"no column is called {metric!r}; there are {', '.join(map(str, table.columns))}")
-    chosen = table["status"] != "missing"
+    chosen = table.get("status", pd.Series("", table.index)) != "missing"
     for name, label in labels.items():
         chosen &= table[name] == label
     return table.loc[chosen, metric].to_numpy(dtype=float)
