@@ -43,6 +43,12 @@ def test_missing_and_diverged_runs_stay_in_the_table():
     assert (described["n"], described["diverged"], described["mean"]) == (1, 1, 10)
 
 
+def test_what_is_counted_has_no_status_and_is_all_there():
+    counted = pd.DataFrame({"network": ["A", "B"], "count": [3, 4]})
+    assert frames.values(counted, "count").tolist() == [3.0, 4.0]
+    assert frames.values(counted, "count", network="B").tolist() == [4.0]
+
+
 def test_a_table_has_its_metrics_without_any_run():
     table, _ = table_with(None, rate="range_test")
     assert {"test_error", "test_digit_error", "test_error_by_distance", "range_test_losses"} <= set(table)
