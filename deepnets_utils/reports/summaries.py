@@ -12,7 +12,7 @@ import pandas as pd
 
 from deepnets_utils.reports.parameters import LARGE
 from deepnets_utils.results import comparison, documents
-from deepnets_utils.results.verdicts import VERDICTS
+from deepnets_utils.results.verdicts import NOT_JUDGED
 from deepnets_utils.runs.files import locked, move_aside, warn, write_text
 from deepnets_utils.runs.progress import duration
 from deepnets_utils.runs.run import Result, Run, nan_to_null
@@ -47,18 +47,23 @@ def scales(folder: Path) -> list[Path]:
 def claims(folder: Path) -> list[dict[str, Any]]:
     """Return the verdicts that a profile's pages show, a line a claim and protocol, with its "study" and "profile".
 
-    Each is of the largest of the profile's scales that has the runs for it; where none has, of that with most.
+    Each is of the largest of the profile's scales that has the runs for it; where none has, of that with most, and of
+    as many that which says why its runs cannot try the claim.
     """
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for place in scales(folder):
         for summary in read_all(place):
             for claim in summary["claims"]:
                 key = summary["study"], claim["id"], claim["protocol"]
-                known = lines.get(key, {"verdict": VERDICTS[-1], "n": -1})
-                better = claim["verdict"] not in VERDICTS[-2:] or claim["n"] > known["n"]
-                if known["verdict"] in VERDICTS[-2:] and better:
+                known = lines.get(key)
+                if known is None or (known["verdict"] in NOT_JUDGED and _told(claim) > _told(known)):
                     lines[key] = {"study": summary["study"], "profile": place.name} | claim
     return sorted(lines.values(), key=lambda line: line["study"])
+
+
+def _told(line: Mapping[str, Any]) -> tuple[bool, int, bool]:
+    """Return how much a line tells of its claim: a verdict first, then more runs, then why they cannot try it."""
+    return line["verdict"] not in NOT_JUDGED, line["n"], line["verdict"] == "not tried"
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from deepnets_utils.results.statistics import ALPHA, difference_interval, holm, 
 Cell = float | Sequence[float] | np.ndarray
 # The last two are a study's: of a claim that its runs cannot try, and of one without enough of them.
 VERDICTS = ("supported", "contradicted", "leans", "leans against", "undecided", "not tried", "too few runs")
+NOT_JUDGED = VERDICTS[-2:]
 IN_PART = "decided in part"  # a claim that one protocol decides, and another leaves open or decides the other way
 
 
@@ -236,7 +237,7 @@ def _note(question: Question) -> str:
 def one_word(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return one verdict on a claim from those under each protocol, of which any that could be tried; else why none."""
     words = {line["verdict"] for line in lines}
-    words = words - {"too few runs", "not tried"} or words
+    words = words - {*NOT_JUDGED} or words
     if len(words) > 1 and words & {"supported", "contradicted"}:
         return IN_PART
     if {"leans", "leans against"} <= words:

@@ -787,14 +787,14 @@ def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path)
         write_notebook(study, ["# A study"])
     quick, overnight, paper = (project / "reports" / name for name in ("quick", "overnight", "paper"))
     claims_in(quick, "01_a", a="contradicted")
-    claims_in(paper, "01_a", a="undecided", b="too few runs", c="too few runs", d="too few runs")
-    claims_in(overnight, "01_a", a="supported", b="leans", c="too few runs")
+    claims_in(paper, "01_a", a="undecided", b="too few runs", c="too few runs", d="too few runs", f="too few runs")
+    claims_in(overnight, "01_a", a="supported", b="leans", c="too few runs", f="not tried")
     claims_in(overnight, "02_b", e="not tried")
     found = {"a": ("paper", "undecided"), "b": ("overnight", "leans"), "c": ("paper", "too few runs")}
-    found |= {"d": ("paper", "too few runs"), "e": ("overnight", "not tried")}
+    found |= {"d": ("paper", "too few runs"), "e": ("overnight", "not tried"), "f": ("overnight", "not tried")}
     for folder in (paper, overnight):
         assert {line["id"]: (line["profile"], line["verdict"]) for line in summaries.claims(folder)} == found
-    assert [line["study"] for line in summaries.claims(paper)] == ["01_a"] * 4 + ["02_b"]
+    assert [line["study"] for line in summaries.claims(paper)] == ["01_a"] * 5 + ["02_b"]
     for name in ("quick", "paper+seeds=3"):
         claims_in(project / "reports" / name, "01_a", a="contradicted")
         (line,) = summaries.claims(project / "reports" / name)
