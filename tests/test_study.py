@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from IPython.display import Markdown
 from tables import LABELS, table_of, tables_of
 
 from deepnets_utils.data import downloading
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
-from deepnets_utils.reports import figures, printing, watching
+from deepnets_utils.reports import comparing, figures, printing, watching
 from deepnets_utils.results import documents
 from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.errors import DataError, ParameterError
@@ -251,6 +252,19 @@ def test_a_comparison_at_another_scale_counts_no_cell_as_agreeing_or_differing(o
     paper = study(profile="paper")
     paper.settings(**settings)
     assert not paper.scale and "verdict" in paper.compare(table_of(cells), "siamese", "table1", "test_error", **LABELS)
+
+
+def test_the_first_trained_numbers_of_a_table_name_its_scale(output, monkeypatch):
+    said: list[Markdown] = []
+    monkeypatch.setattr(comparing, "display", said.append)
+    made = study(profile="overnight")
+    made.settings(epochs=(1, 2, 12, 30))
+    made.compare(table_of({("Net", "parameters"): 15460}), "siamese", "text", "parameters", **LABELS, exact=True)
+    assert not said, "nothing was trained"
+    gains = table_of({("all models", "gain by weight sharing"): [1.0, 2.0]})
+    made.compare(gains, "siamese", "text", "difference_low", **LABELS)
+    made.compare(gains, "siamese", "text", "difference_high", **LABELS)
+    assert [made.scale in of.data for of in said] == [True, False]
 
 
 def test_a_claim_that_runs_cannot_try_is_not_judged_and_no_part_of_the_family():

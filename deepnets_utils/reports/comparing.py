@@ -58,7 +58,7 @@ class Comparisons:
                 alike[protocol] = comparison.likeness(frame)
         if alike:
             said = [f"{protocol}: {text}.".removeprefix(": ") for protocol, text in alike.items() if text]
-            others = any(known != metric for _, known in compared)
+            others = any(known != metric and not of.frame["exact"].all() for (_, known), of in compared.items())
             display(Markdown("\n\n".join(said if others else [self.scale, *said])))
         text = pd.concat(texts, axis=1).fillna("")
         if self.banner and not exact:  # other images' numbers are not held against the document's

@@ -176,7 +176,7 @@ class _Pair:
             # Where a bound lies beyond what was watched, a run that did not reach its time says nothing about it.
             known = favoured_is_whole and direction * (factor - 1 + offset) <= 0
             left, right = self.finished
-            return log_rank(*(left, factor * right + offset)[::direction]) if known else 1.0, 0.0
+            return log_rank(*(left, factor * right + offset)[::direction]) if known else (1.0, -math.inf)
         if math.isnan(error) or not favoured_is_whole:
             return 1.0, distance
         if error == 0:

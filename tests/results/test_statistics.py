@@ -368,6 +368,8 @@ def test_runs_that_reach_a_level_sooner_are_found():
     assert verdict("greater", (soon, late), metric="epoch").verdict == "contradicted"
     assert verdict("not_less", (late, soon), margin="10 % of rhs", metric="epoch").verdict == "supported"
     assert verdict("not_less", (soon, late), margin="10 % of rhs", metric="epoch").verdict == "contradicted"
+    for kind, pointing in (("less", 1), ("greater", 0), ("not_less", 0), ("not_greater", 1)):
+        assert verdict(kind, ([16, 17], [math.inf, 29]), metric="epoch").pointing == pointing
 
 
 def test_a_time_that_no_run_reaches_tells_nothing():
