@@ -47,8 +47,8 @@ def scales(folder: Path) -> list[Path]:
 def claims(folder: Path) -> list[dict[str, Any]]:
     """Return the verdicts that a profile's pages show, a line a claim and protocol, with its "study" and "profile".
 
-    Each is of the largest of the profile's scales that has the runs for it; where none has, of that with most, and of
-    as many that which says why its runs cannot try the claim.
+    Each is of the largest of the profile's scales that has the runs for it. Where none has, it is of the one with most
+    runs, and among equals of the one that says why its runs cannot try the claim.
     """
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for place in scales(folder):
