@@ -70,10 +70,11 @@ def likeness(frame: pd.DataFrame) -> str:
     That is the order of the cells, and sign and size (its median) of differences: those that the document prints as
     such (metric "difference"), else those between two cells of one row or column. frame: as `compare` returns it, or
     several such of one protocol. "" where no such cell has runs, or nothing to be compared with. An epoch of a run of
-    another length says nothing.
+    another length says nothing, and no learning rate there.
     """
     texts = []
-    known = frame[(frame["verdict"] == OTHER_SCALE) & frame["ours"].notna() & (frame["metric"] != "epoch")]
+    of_schedule = frame["metric"].isin(["epoch", "learning_rate"])
+    known = frame[(frame["verdict"] == OTHER_SCALE) & frame["ours"].notna() & ~of_schedule]
     for metric, cells in known.groupby("metric", sort=False):
         said, numbers = [], cells[["published", "ours"]].to_numpy(dtype=float)
         if metric != "difference":

@@ -339,6 +339,8 @@ def test_a_difference_that_the_document_prints_is_compared_itself():
 def test_an_epoch_of_shorter_runs_is_not_likened_to_the_printed_one():
     cells = {(name, "epoch of convergence"): [29.0, 30.0] for name in ("GoogLeNet", "ResNet18")}  # printed: 81 and 9
     assert likeness(compare(cells, "googlenet", "figure6", "epoch", other_scale=True)) == ""
+    rates = {(f"patience {patience}", "learning rate at best"): [1e-3] for patience in (0, 5)}
+    assert likeness(compare(rates, "googlenet", "patience", "learning_rate", other_scale=True)) == ""
 
 
 # --- what the printed numbers say by arithmetic
