@@ -256,14 +256,16 @@ def interval(low: float | None, high: float | None, form: str = ".2f") -> str:
 def difference(left: Sequence[float], right: Sequence[float], unit: str = "", form: str = "+.2f") -> str:
     """Return mean(left) - mean(right) with Welch's 95 % interval and both n in words, or "too few runs".
 
-    left, right: one value a run, NaN for a diverged one. unit: written after the number.
+    left, right: one value a run, NaN for a diverged one. unit: written after the number. A single run on a side gives
+    the number, and says that there is no interval.
     """
     low, high = difference_interval(left, right)
-    if np.isnan(low):
-        return "too few runs"
     one, other = summary(left), summary(right)
+    if not np.isfinite(one.mean - other.mean):
+        return "too few runs"
     number = f"{one.mean - other.mean:{form}} {unit}".rstrip()
-    return f"{number} (95 %: {low:{form}} to {high:{form}}; n = {one.n} and {other.n})"
+    interval = "no interval" if np.isnan(low) else f"95 %: {low:{form}} to {high:{form}}"
+    return f"{number} ({interval}; n = {one.n} and {other.n})"
 
 
 def _runs(spread: float, n: float, diverged: int, form: str) -> str:

@@ -9,11 +9,12 @@ from deepnets_utils.results.statistics import difference_interval
 from deepnets_utils.runs.run import Run, Spec
 
 
-def test_a_difference_in_words_has_interval_and_n_or_says_too_few() -> None:
+def test_a_difference_in_words_has_n_and_an_interval_where_there_is_one() -> None:
     left, right = [5.0, 6.0, 7.0], [1.0, 2.0, np.nan, 3.0]
     low, high = difference_interval(left, right)
     assert printing.difference(left, right, "points") == f"+4.00 points (95 %: {low:+.2f} to {high:+.2f}; n = 3 and 3)"
-    assert printing.difference([1.0], right) == printing.difference([], right) == "too few runs"
+    assert printing.difference([1.0], right) == "-1.00 (no interval; n = 1 and 3)"
+    assert printing.difference([np.nan], right) == printing.difference([], right) == "too few runs"
 
 
 def test_a_comparison_leaves_out_what_is_missing() -> None:
