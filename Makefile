@@ -54,4 +54,5 @@ lint: $(SETUP)
 results: $(SETUP)
 	$(BIN)/deepnets report --profile overnight --train never
 	$(BIN)/deepnets report --profile paper --train never
+	$(BIN)/deepnets report 08 --profile overnight --train never
 	$(BIN)/python -m tools.results
