@@ -156,13 +156,15 @@ def audit(findings: Sequence[tuple[str, str, str]]) -> Styler:
 
 
 def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
-    """Return a table of the lines that have runs, and how many wait for theirs.
+    """Return a table of the lines that have runs, and how many wait for theirs, or that there is none.
 
     lines: label -> column -> what stands there; "n" counts the runs. names: of the labels' parts.
     """
     filled = {label: line for label, line in lines.items() if line["n"]}
     waiting = f"{len(lines) - len(filled)} of {len(lines)} lines wait for runs; the cost of each cell ends the page."
     text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
+    if not lines:
+        text = "<p>No such runs here.</p>"
     frame = pd.DataFrame(filled).T
     return HTML(text + (frame.rename_axis(names).to_html(na_rep="") if filled else ""))
 
