@@ -359,6 +359,18 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
     assert {result.run for result in read_records(file)} == {runs[0], runs[2]}
 
 
+def test_a_run_of_both_scales_stays_published_when_overnight_plans_it_no_more(
+    deepnets: Deepnets, project: Path
+) -> None:
+    shared, own = (replace(RUN, dataset="mnist", seed=k) for k in range(2))
+    files = [project / "records" / name for name in ("02_good.jsonl", "02_good_overnight.jsonl")]
+    store.write_records(files[1], [finish(shared), finish(own)])
+    make_list(project / "reports" / "paper", "02_good", [shared])
+    make_list(project / "reports" / "overnight", "02_good", [own])
+    assert deepnets("publish")[0] == deepnets("publish", "--profile", "overnight")[0] == 0
+    assert [[result.run for result in read_records(file)] for file in files] == [[shared], [own]]
+
+
 def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(
     deepnets: Deepnets, monkeypatch: pytest.MonkeyPatch
 ) -> None:

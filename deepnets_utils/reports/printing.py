@@ -139,7 +139,9 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
         ratio, number, left, right, low, high = True, *(10**value for value in (number, left, right, low, high))
     sides = f"{short(left)} against {short(right)}"
     text = f"{short(number)} times ({sides})" if ratio else sides
-    if not ratio and metric.endswith(("accuracy", "error")):
+    if metric.startswith("gain"):
+        text = f"{short(left)} against {short(right)} points"
+    elif not ratio and metric.endswith(("accuracy", "error")):
         way = "higher" if number > 0 else "lower"
         text = f"{abs(number):.3g} points {way} ({sides} %)" if number else f"no difference ({sides} %)"
     elif not ratio and metric.endswith("seconds"):

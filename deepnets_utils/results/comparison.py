@@ -68,13 +68,14 @@ def likeness(frame: pd.DataFrame) -> str:
     """Return in words how like ours are to the published numbers of another scale, metric by metric.
 
     That is the order of the cells, and sign and size (its median) of differences: those that the document prints as
-    such (metric "difference"), else those between two cells of one row or column. frame: as `compare` returns it, or
-    several such of one protocol. "" where no such cell has runs, or nothing to be compared with. An epoch of a run of
-    another length says nothing, and no learning rate there.
+    such (metric "difference"), where it prints none those between two cells of one row or column. frame: as `compare`
+    returns it, or several such of one protocol. "" where no such cell has runs, or nothing to be compared with. An
+    epoch of a run of another length says nothing, and no learning rate there.
     """
     texts = []
     of_schedule = frame["metric"].isin(["epoch", "learning_rate"])
     known = frame[(frame["verdict"] == OTHER_SCALE) & frame["ours"].notna() & ~of_schedule]
+    printed = known["metric"].eq("difference").any()
     for metric, cells in known.groupby("metric", sort=False):
         said, numbers = [], cells[["published", "ours"]].to_numpy(dtype=float)
         if metric != "difference":
@@ -82,11 +83,13 @@ def likeness(frame: pd.DataFrame) -> str:
             said += [f"order of {len(cells)} cells: Spearman {order:.2f}"] if len(cells) > 2 and order == order else []
             first, second = np.triu_indices(len(cells), 1)
             labels = cells[["row", "column"]].to_numpy()
-            numbers = (numbers[first] - numbers[second])[(labels[first] == labels[second]).any(axis=1)]
+            of_cells = (numbers[first] - numbers[second])[(labels[first] == labels[second]).any(axis=1)]
+            numbers = numbers[:0] if printed else of_cells
         theirs, ours = numbers[numbers[:, 0] != 0].T  # what is printed as equal has no sign
         if len(theirs):
             same, times = (np.sign(ours) == np.sign(theirs)).sum(), np.median(ours / theirs)
-            said.append(f"{same} of {len(theirs)} printed differences with the same sign, {times:.2g} times as large")
+            size = f"{'' if times >= 0 else 'the other way round, '}{abs(times):.2g} times as large"
+            said.append(f"{same} of {len(theirs)} printed differences with the same sign, {size}")
         texts += [f"{metric.replace('_', ' ')}: {'; '.join(said)}"] if said else []
     return ". ".join(texts)
 

@@ -49,11 +49,12 @@ def progress(runs: Sequence[Run], stored: Sequence[Result]) -> str:
 def publish(study: str, profile: str, runs: Sequence[Run], real: bool) -> str:
     """Copy the finished runs of a study's list into data/records/, and return in words what was done.
 
-    The file of a profile holds what none of the study's other files does; what is in it and planned no more leaves it.
+    Paper's file holds all that paper plans, another profile's what none of the study's other files does. What is in the
+    file and planned no more leaves it.
     real: leave runs on the embedded data out.
     """
     file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
-    others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file]
+    others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file and profile != "paper"]
     elsewhere = {result.run.digest for other in others for result in read_records(other)}
     planned = {run.digest for run in runs if not real or embedded(run.dataset) != run.dataset}
     wanted = [run for run in runs if run.digest in planned - elsewhere]

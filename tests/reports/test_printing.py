@@ -77,6 +77,8 @@ def test_an_effect_is_in_a_readers_units_and_an_open_interval_has_one_end() -> N
     logs = of | {"left": -2.0, "right": -4.0, "effect": 2.0, "low": 1.0, "high": 3.0, "metric": "log10_test_mse"}
     assert printing.effect(line | logs) == ("100 times (0.01 against 0.0001)", "10 to 1,000")
     assert printing.effect(line | of | {"metric": "epoch"})[0] == "5.5 against 6.14"
+    gain = of | {"left": -5.67, "right": 0.0, "effect": -5.67, "metric": "gain_in_accuracy"}
+    assert printing.effect(line | gain)[0] == "-5.67 against 0 points"
 
 
 def test_a_mean_and_an_interval_in_words() -> None:

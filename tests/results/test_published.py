@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from deepnets_utils.results import comparison, documents, statistics
@@ -333,7 +334,12 @@ def test_at_another_scale_no_cell_agrees_or_differs_but_order_sign_and_size_are_
 def test_a_difference_that_the_document_prints_is_compared_itself():
     cells = {("difference", "best test error"): [-0.26, -0.26]}  # printed: 0.13
     frame = compare(cells, "googlenet", "auxiliary", "difference", other_scale=True)
-    assert likeness(frame) == "difference: 0 of 1 printed differences with the same sign, -2 times as large"
+    told = "difference: 0 of 1 printed differences with the same sign, the other way round, 2 times as large"
+    assert likeness(frame) == told
+    sides = {(f"{word} auxiliary classifiers", "best test error"): [9.0] for word in ("with", "without")}
+    errors = compare(sides, "googlenet", "auxiliary", "best_test_error", other_scale=True)
+    assert likeness(errors).startswith("best test error: 0 of 1 printed differences")
+    assert likeness(pd.concat([errors, frame])) == told, "a contrast is told once"
 
 
 def test_an_epoch_of_shorter_runs_is_not_likened_to_the_printed_one():
