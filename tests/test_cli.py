@@ -369,6 +369,9 @@ def test_a_run_of_both_scales_stays_published_when_overnight_plans_it_no_more(
     make_list(project / "reports" / "overnight", "02_good", [own])
     assert deepnets("publish")[0] == deepnets("publish", "--profile", "overnight")[0] == 0
     assert [[result.run for result in read_records(file)] for file in files] == [[shared], [own]]
+    make_list(project / "reports" / "paper", "02_good", [shared, own])
+    assert deepnets("publish")[0] == deepnets("publish", "--profile", "overnight")[0] == 0
+    assert files[0].exists() and not files[1].exists(), "all of them are in paper's file"
 
 
 def test_data_says_what_it_did_and_fails_if_one_cannot_be_had(

@@ -63,5 +63,7 @@ def publish(study: str, profile: str, runs: Sequence[Run], real: bool) -> str:
     old = [result for result in read_records(file) if result.run.digest not in planned] if file.exists() else []
     if results:
         write_records(file, results)
+    elif file.exists() and all(result.run.digest in elsewhere for result in read_records(file)):
+        file.unlink()
     dropped = f", {len(old)} left out that are planned no more" if old and results else ""
     return f"{file}: {len(results)} runs published, {len(wanted) - len(results)} missing{dropped}"
