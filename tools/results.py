@@ -56,7 +56,8 @@ def results() -> str:
 
 def _words(table: Mapping[str, Any]) -> str:
     if table[OTHER_SCALE]:
-        return "; ".join(filter(None, (f"{table[OTHER_SCALE]} of another scale", table["likeness"])))
+        missing = f"{table['missing']} missing" if table["missing"] else ""
+        return "; ".join(filter(None, (f"{table[OTHER_SCALE]} of another scale", missing, table["likeness"])))
     parts = [f"{table[word]} {word}" for word in WORDS if table[word]]
     parts += [f"counted: {table['counted']} the same"] if table["counted"] else []
     return ", ".join(parts)
