@@ -41,7 +41,7 @@ def test_a_rehearsal_checks_measures_and_trains(output: Path, monkeypatch: pytes
     monkeypatch.setattr(gpu, "group_size", lambda run: 2)
     run, file = plan(output, epochs=2), output / "found.json"
     with pytest.raises(typer.Exit) as ended:
-        gpu.main(minutes=1, device="cpu", steps=2, json_file=file)
+        gpu.main(minutes=3, device="cpu", steps=2, json_file=file)
     assert ended.value.exit_code == 0
     found = json.loads(file.read_text())
     assert [row["check"] for row in found["checks"]] == list(gpu.BOUNDS) and all(row["ok"] for row in found["checks"])
