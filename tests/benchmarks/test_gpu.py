@@ -53,7 +53,7 @@ def test_a_rehearsal_checks_measures_and_trains(output: Path, monkeypatch: pytes
 
 def test_when_the_time_is_over_the_run_keeps_its_checkpoint(output: Path) -> None:
     run = plan(output, epochs=1_000_000)
-    gpu.train_until(time.monotonic() + 12, "cpu")
+    gpu.train_until(time.monotonic() + 30, "cpu")
     assert Store().checkpoint(run).exists() and Store().get(run) is None
 
 
@@ -62,7 +62,7 @@ def test_a_check_that_fails_is_told(output: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu, "measurements", lambda *_: iter(()))
     monkeypatch.setattr(gpu, "BOUNDS", gpu.BOUNDS | {"bfloat16 against float32": 0.0})
     with pytest.raises(typer.Exit) as ended:
-        gpu.main(minutes=0.2, device="cpu", steps=2, json_file=output / "found.json")
+        gpu.main(minutes=1, device="cpu", steps=2, json_file=output / "found.json")
     assert ended.value.exit_code == 1
 
 
