@@ -1,10 +1,10 @@
 """A notebook's parameters: read from its tagged cell, checked before anything runs. Imports no torch.
 
-The cell holds lines `name: type = literal # help`, type one of str, int, float, bool, list. Choices stand at the start
-of the help in braces: `precision: str = "float32" # {float32, bfloat16} as in the tables, or mixed`, and so do a
-number's limits: `rotation: float = 15.0 # {0..180} degrees`. Both hold for each item of a list. 0 and "" mean "as the
-profile says". A number without limits is from 0 to 1,000. papermill's own reader of this cell was tried: to import it
-takes five seconds, and choices and limits would still have to be read from its help.
+The cell holds lines `name: type = literal  # help`, type one of str, int, float, bool, list. Choices stand at
+the start of the help in braces, as in `precision: str = "float32"  # {float32, bfloat16} as in the tables, or mixed`,
+and so do a number's limits: `rotation: float = 15.0  # {0..180} degrees`. Both hold for each item of a list. 0 and ""
+mean "as the profile says". A number without limits is from 0 to 1,000. papermill's own reader of this cell was tried:
+to import it takes five seconds, and choices and limits would still have to be read from its help.
 """
 
 import ast
