@@ -22,7 +22,12 @@ class ResidualBlock(nn.Module):
         )
         self.skip: nn.Module = nn.Identity()
         if (inputs, stride) != (outputs, 1):
-            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            # Below 8 channels, channels_last, the backward pass of PyTorch 2.15's strided 1x1 convolution crashes on
+            # processors without AVX-512. There the pixels are taken first: same numbers, but not the same bits.
+            narrow = stride > 1 and inputs < 8
+            taken = [nn.MaxPool2d(1, stride)] if narrow else []
+            convolution = nn.Conv2d(inputs, outputs, 1, 1 if narrow else stride, bias=False)
+            self.skip = nn.Sequential(*taken, convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.relu(self.layers(features) + self.skip(features))

@@ -194,12 +194,23 @@ def test_a_skip_passes_over_two_convolutions() -> None:
     assert torch.equal(same(features), features)
 
 
+@pytest.mark.parametrize("inputs", [3, 7, 8])
+def test_a_narrow_skip_takes_the_pixels_that_a_strided_convolution_takes(inputs: int) -> None:
+    torch.manual_seed(0)
+    skip = ResidualBlock(inputs, 12, 2).skip.to(memory_format=torch.channels_last)
+    projection = kinds(skip, nn.Conv2d)[0]
+    features = torch.randn(32, inputs, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    skip(features).pow(3).mean().backward()  # a crash here would end the process
+    assert projection.weight.grad.norm() > 1e-3
+    strided = skip[-1](nn.functional.conv2d(features, projection.weight, stride=2))
+    torch.testing.assert_close(skip(features), strided)
+
+
 def test_a_pair_is_relu_after_the_addition() -> None:
     torch.manual_seed(0)
     pair = ResidualBlock(3, 6, 2)
     first, first_norm, _, second, second_norm = pair.layers
-    projection, norm = pair.skip
-    expected = second_norm(second(first_norm(first(images())).relu())) + norm(projection(images()))
+    expected = second_norm(second(first_norm(first(images())).relu())) + pair.skip(images())
     torch.testing.assert_close(pair(images()), expected.relu())
 
 
