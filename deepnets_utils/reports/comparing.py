@@ -53,7 +53,7 @@ class Comparisons:
             other = bool(self.scale) and not exact
             frame = comparison.compare(cells, source, name, metric, protocol=protocol, exact=exact, other_scale=other)
             compared[protocol, metric] = Compared(place(name), row, column, frame)
-            texts.append(printing.comparison(frame, f".{digits}{form}"))
+            texts.append(printing.comparison(frame, f",.{digits}{form}"))
             if frame["verdict"].eq(OTHER_SCALE).any() and not self.banner:
                 alike[protocol] = comparison.likeness(frame)
         if alike:

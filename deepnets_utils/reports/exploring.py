@@ -70,7 +70,8 @@ class Explorer:
         long = long.assign(cell=cell, run=long.index).reset_index(drop=True)
         look = dict(hue="cell", style="cell", units="run", estimator=None, height=4, aspect=1.8)
         figure = figures.relplot(long, kind="line", x="epoch", y=self.name, **look)
-        if len(long) and long[self.name].min() > 0:  # a run that fails would press the others flat
+        levels = long[self.name]
+        if len(long) and levels.min() > 0 and not self.name.endswith("accuracy"):  # one that fails presses others flat
             figures.plt.setp(figure.axes, yscale="log")
         return figure
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Sequence
+from itertools import filterfalse
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -68,15 +69,17 @@ def embedded(png: bytes, title: str, alt: str) -> HTML:
 
 
 def relplot(data: pd.DataFrame, *, title: str = "{col_name}", **look: Any) -> Figure:
-    """Return seaborn's `relplot` as a figure; without rows an empty one, which seaborn cannot draw.
+    """Return seaborn's `relplot` as a figure; without numbers an empty one, which seaborn cannot draw.
 
-    title: of each panel, with its {col_name} and {row_name}.
+    title: of each panel, with its {col_name} and {row_name}. A panel in which nothing is drawn says so.
     """
-    if data.empty:
+    if data[look["y"]].isna().all():
         return plt.figure()
     grid = sns.relplot(data, **look)
     if "col" in look or "row" in look:
         grid.set_titles(title)
+    for axes in filterfalse(has_data, grid.axes.flat):
+        axes.text(0.5, 0.5, "no curve", color="0.4", ha="center", va="center", transform=axes.transAxes)
     return grid.figure
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from deepnets_utils.reports.exploring import EVERY, Compared, Explorer
+from deepnets_utils.reports.figures import relplot
 
 TABLE = pd.DataFrame(
     [(p, network, seed) for p in ("text", "code") for network in ("Net", "LeNet5") for seed in (1, 2)],
@@ -58,6 +59,21 @@ def test_a_line_a_run_and_a_colour_a_cell() -> None:
     of = explorer()
     of.choice |= {"network": "Net", "seed": 2}
     assert sum(bool(len(line.get_xdata())) for line in of.draw().axes[0].lines) == 1
+
+
+def test_losses_are_drawn_logarithmically_and_accuracies_linearly() -> None:
+    of = explorer()
+    assert of.draw().axes[0].get_yscale() == "log"
+    of.name = "validation_accuracy"
+    assert of.draw().axes[0].get_yscale() == "linear"
+
+
+def test_a_panel_without_a_curve_says_so_beside_others() -> None:
+    data = pd.DataFrame({"training": ["a", "a", "b"], "reading": ["c", "d", "c"], "epoch": 1, "loss": [1.0, 2.0, 3.0]})
+    look = dict(x="epoch", y="loss", col="reading")
+    said = [[text.get_text() for text in axes.texts] for axes in relplot(data, row="training", **look).axes]
+    assert said == [[], [], [], ["no curve"]]
+    assert not relplot(data.assign(loss=float("nan")), **look).axes, "of runs that diverged at once"
 
 
 def boxes(widget: widgets.Widget) -> dict[str, widgets.Dropdown]:
