@@ -61,9 +61,25 @@ def claims(folder: Path) -> list[dict[str, Any]]:
     return sorted(lines.values(), key=lambda line: line["study"])
 
 
-def _told(line: Mapping[str, Any]) -> tuple[bool, int, bool]:
-    """Return how much a line tells of its claim: a verdict first, then more runs, then why they cannot try it."""
-    return line["verdict"] not in NOT_JUDGED, line["n"], line["verdict"] == "not tried"
+def _told(line: Mapping[str, Any]) -> tuple[bool, int, bool, bool]:
+    """Return how much a line tells of its claim: a verdict first, then more runs, then why they cannot try it, or
+    which are missing."""
+    return line["verdict"] not in NOT_JUDGED, line["n"], line["verdict"] == "not tried", line["note"] != "not run"
+
+
+def audit(folder: Path, study: str) -> list[tuple[str, str, str]]:
+    """Return a study's points: name, what the document does, and what changes without it.
+
+    What changes is of the largest of the profile's scales among those whose text says "too few runs" least often;
+    another scale than the folder's own is named.
+    """
+    points: dict[str, tuple[str, str, str]] = {}
+    for place in scales(folder):
+        scale = "" if place == folder else f"At the scale of {place.name}: "
+        for point in read(place / f"{study}.json").get("audit", []):
+            line = point["finding"], point["text"], scale + point["change"]
+            points[line[0]] = min(points.get(line[0], line), line, key=lambda each: each[2].count("too few runs"))
+    return list(points.values())
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -782,6 +782,23 @@ def claims_in(folder: Path, study: str, **verdicts: str) -> None:
     (folder / f"{study}.json").write_text(json.dumps(summary))
 
 
+def test_a_point_of_the_audit_is_of_the_largest_scale_that_measured_it(tmp_path: Path) -> None:
+    def measured(name: str, *changes: str) -> Path:
+        points = [{"finding": f"f{k}", "text": "so", "change": change} for k, change in enumerate(changes)]
+        (folder := tmp_path / name).mkdir()
+        (folder / "01_a.json").write_text(json.dumps({"study": "01_a", "audit": points}))
+        return folder
+
+    overnight = measured("overnight", "a 1.0", "too few runs", "b 2.0, c too few runs", "too few runs")
+    paper = measured("paper", "a 3.0", "b 4.0", "b too few runs, c too few runs", "too few runs")
+    found = [change for *_, change in summaries.audit(paper, "01_a")]
+    assert found == ["a 3.0", "b 4.0", "At the scale of overnight: b 2.0, c too few runs", "too few runs"]
+    found = [change for *_, change in summaries.audit(overnight, "01_a")]
+    assert found[:3] == ["At the scale of paper: a 3.0", "At the scale of paper: b 4.0", "b 2.0, c too few runs"]
+    assert summaries.audit(measured("quick", "a 5.0"), "01_a") == [("f0", "so", "a 5.0")]
+    assert summaries.audit(paper, "02_b") == []
+
+
 def test_a_claim_is_judged_at_the_largest_scale_that_has_its_runs(project: Path) -> None:
     for study in ("01_a", "02_b"):
         write_notebook(study, ["# A study"])
