@@ -166,7 +166,7 @@ def with_runs(lines: Mapping[Any, Mapping[str, Any]], *names: str) -> HTML:
     waiting = f"{len(lines) - len(filled)} of {len(lines)} lines wait for runs; the cost of each cell ends the page."
     text = f"<p>{waiting}</p>" if len(filled) < len(lines) else ""
     if not lines:
-        text = "<p>No such runs here.</p>"
+        text = "<p>Not in this profile.</p>"
     frame = pd.DataFrame(filled).T
     return HTML(text + (frame.rename_axis(names).to_html(na_rep="") if filled else ""))
 

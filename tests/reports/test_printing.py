@@ -128,7 +128,7 @@ def test_lines_without_runs_are_counted_and_not_shown() -> None:
     shown = printing.with_runs(lines, "network").data
     assert all(word in shown for word in ("network", "trained", "1 of 2 lines wait"))
     assert "waiting" not in shown
-    assert printing.with_runs({}, "network").data == "<p>No such runs here.</p>"
+    assert printing.with_runs({}, "network").data == "<p>Not in this profile.</p>"
     assert "<table" not in printing.with_runs({"waiting": {"n": 0}}, "network").data
 
 
