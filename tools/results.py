@@ -127,7 +127,7 @@ compared as they are. Each claim is judged at the largest scale that has the run
 or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is
 made of: how many point the claimed way by their means, and how many of these are significant alone, by one-sided
 tests at 5 %. The interval is two-sided, of the difference of the two sides, or of their ratio where the effect says
-"times" and no seconds. "(ours)" are claims that no document makes. The claims of 07 are tried on other images than
+"times". "(ours)" are claims that no document makes. The claims of 07 are tried on other images than
 the asker's: they say whether the order shows there, and not what the asker saw.
 
 A protocol, in brackets, is a reading of a document. 02, 03: every run's learning rate found by a range test

@@ -145,7 +145,7 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
         way = "higher" if number > 0 else "lower"
         text = f"{abs(number):.3g} points {way} ({sides} %)" if number else f"no difference ({sides} %)"
     elif not ratio and metric.endswith("seconds"):
-        text = f"{left:.3g} s against {right:.3g} s, {left / right:.2g} times" if right else text
+        text = f"{left:.3g} s against {right:.3g} s"
     return text, "" if line["note"] == "exact" else interval(low, high, "")
 
 

@@ -37,15 +37,17 @@ def compare(
     nothing ran yet. In the units of results.csv. exact: every value is deterministic: a number, or equal ones.
     other_scale: ours are of trainings that are larger or smaller than the document's.
     Its columns are COLUMNS: printed as the document has it, ours a mean of n finished runs, low and high its 95 % t
-    interval, cut off where nothing is possible: errors outside 0 to 100 %, rates above a range test's highest.
+    interval, cut off where nothing is possible: errors outside 0 to 100 %, rates above a range test's highest, epochs
+    before the first.
 
     verdict: "" where nothing is published, "missing" where nothing ran, OTHER_SCALE of another scale, "too few runs"
     below two finished ones (unless exact) or where one did not reach its time. Else "same": ours rounds to the printed
     digits (half a unit either way), or lies in what a printed word allows. "close": two one-sided tests show the
     difference to be smaller than a margin: the printed spread, or where none is printed 5 % of the number (of a loss
     or a rate a factor of 1.5, of what is exact 0.1 %, of a count nothing). "differs": Welch's test shows a difference.
-    "wide": neither is shown. A printed mean without spread, or of one run or an unknown number, borrows our spread,
-    which takes three runs: two that happen to be close would decide for both sides.
+    "wide": neither is shown, or a loss or rate spreads as widely as its mean. A printed mean without spread, or of one
+    run or an unknown number, borrows our spread, which takes three runs: two that happen to be close would decide for
+    both sides.
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     cells = only(results(source, table), "metric", metric, f" in {source} {table}").set_index(["row", "column"])
@@ -88,8 +90,9 @@ def likeness(frame: pd.DataFrame) -> str:
         theirs, ours = numbers[numbers[:, 0] != 0].T  # what is printed as equal has no sign
         if len(theirs):
             same, times = (np.sign(ours) == np.sign(theirs)).sum(), np.median(ours / theirs)
+            none = f", {(ours == 0).sum()} without any" if (ours == 0).any() else ""
             size = f"{'' if times >= 0 else 'the other way round, '}{abs(times):.2g} times as large"
-            said.append(f"{same} of {len(theirs)} printed differences with the same sign, {size}")
+            said.append(f"{same} of {len(theirs)} printed differences with the same sign{none}, {size}")
         texts += [f"{metric.replace('_', ' ')}: {'; '.join(said)}"] if said else []
     return ". ".join(texts)
 
@@ -113,6 +116,8 @@ def _verdict(ours: Summary, cell: pd.Series, exact: bool, other_scale: bool) -> 
         close = not count and abs(ours.mean - cell["value"]) <= EXACT_SHARE * abs(cell["value"])
         return "close" if close else "differs"
     if logarithmic := cell["metric"].endswith(LOGARITHMIC) and min(ours.mean, cell["value"]) > 0:
+        if ours.spread >= ours.mean:  # one run is most of the mean, and other draws may have none like it
+            return "wide"
         distance, scale, theirs = math.log(ours.mean / cell["value"]), ours.mean, cell["value"]
     else:
         distance, scale, theirs = ours.mean - cell["value"], 1.0, 1.0
@@ -148,5 +153,8 @@ def _interval(ours: Summary, metric: str) -> tuple[float, float]:
     if metric.endswith(LOGARITHMIC):
         factor = math.exp((high - low) / 2 / ours.mean) if ours.mean > 0 else math.nan
         low, high = ours.mean / factor, ours.mean * factor
-    highest = HIGHEST if metric == "learning_rate" else 100.0 if metric.endswith(("error", "accuracy")) else None
-    return np.clip((low, high), 0, highest) if highest else (low, high)
+    if metric.endswith(("error", "accuracy")):
+        return np.clip((low, high), 0, 100)
+    if metric == "learning_rate":
+        return np.clip((low, high), 0, HIGHEST)
+    return (max(1, low), high) if metric == "epoch" else (low, high)

@@ -73,7 +73,7 @@ def test_an_effect_is_in_a_readers_units_and_an_open_interval_has_one_end() -> N
     of = {"scale": "difference", "left": 5.5, "right": 6.14, "effect": -0.64, "low": -1.0, "high": -0.28}
     assert printing.effect(line | of | {"metric": "test_error"})[0] == "0.64 points lower (5.5 against 6.14 %)"
     seconds = of | {"left": 83.0, "right": 8.0, "effect": 75.0, "metric": "train_seconds"}
-    assert printing.effect(line | seconds)[0] == "83 s against 8 s, 10 times"
+    assert printing.effect(line | seconds)[0] == "83 s against 8 s"
     logs = of | {"left": -2.0, "right": -4.0, "effect": 2.0, "low": 1.0, "high": 3.0, "metric": "log10_test_mse"}
     assert printing.effect(line | logs) == ("100 times (0.01 against 0.0001)", "10 to 1,000")
     assert printing.effect(line | of | {"metric": "epoch"})[0] == "5.5 against 6.14"

@@ -261,6 +261,8 @@ def test_identical_runs_are_the_same_where_they_round_to_the_printed_digits():
     found = verdicts(compare(values, "googlenet", "figure6", "epoch"))
     assert found["ResNet18", "epoch of convergence"] == "same"
     assert found["VGG19", "epoch of convergence"] == "differs"
+    frame = compare({("ResNet18", "epoch of convergence"): [20, 29]}, "googlenet", "figure6", "epoch")
+    assert frame.set_index("row").loc["ResNet18", "low"] == 1, "no interval reaches below the first epoch"
 
 
 def test_losses_and_rates_are_compared_as_logarithms():
@@ -273,6 +275,8 @@ def test_losses_and_rates_are_compared_as_logarithms():
     near = {("Base", "std"): runs(0.0009, 0.00015, 10), ("5", "std"): runs(0.0040, 0.0060, 3)}
     found = verdicts(compare(near, "go_deep", "table1", "learning_rate"))
     assert (found["Base", "std"], found["5", "std"]) == ("close", "wide"), "printed: 0.00092 and 0.0022"
+    ruled = {("Base", "median"): [1e-5] * 9 + [0.01]}  # printed: 0.17; which run is in the mean is luck
+    assert verdicts(compare(ruled, "go_deep", "table1", "learning_rate"))["Base", "median"] == "wide"
 
 
 def test_a_printed_word_allows_a_range_and_no_number_stands_for_it():
@@ -328,7 +332,8 @@ def test_at_another_scale_no_cell_agrees_or_differs_but_order_sign_and_size_are_
     assert likeness(two) == "test error: 1 of 1 printed differences with the same sign, 1.1 times as large"
     diagonal = at_another_scale(Net=(40.0, None), LeNet5=(None, 31.0))
     assert likeness(diagonal) == "", "neither of one row nor of one column"
-    assert likeness(at_another_scale(Net=(9.0, 9.0), LeNet5=(9.0, 9.0))).startswith("test error: 0 of 4 printed")
+    said = "test error: 0 of 4 printed differences with the same sign, 4 without any, "
+    assert likeness(at_another_scale(Net=(9.0, 9.0), LeNet5=(9.0, 9.0))).startswith(said)
 
 
 def test_a_difference_that_the_document_prints_is_compared_itself():
