@@ -254,15 +254,16 @@ def _make_large(given: Mapping[str, str], studies: Sequence[str] | None, hide_co
 
     Raises SweepTooLong as `sweep` does, but for overnight, whose name says it; the pages are there then, as stored.
     """
+    values = parse_values(_selected(studies)[0], given)
     planned = _make([given | {"train": "never"}], studies, hide_code)
     files = [outcome.folder / f"{outcome.study}.runs.jsonl" for outcome in planned if not outcome.error]
     store = Store()
-    missing = [run for file in files for run in read_runs(file) if not run.local and store.get(run) is None]
-    if not missing:
+    lacking = [run for file in files for run in read_runs(file) if store.get(run) is None]
+    if not lacking:
         return planned
     from deepnets_utils.data import downloading
 
-    values = parse_values(_selected(studies)[0], given)
+    missing = [run for run in lacking if not run.local]  # the others are the notebooks' to train
     place = engine(*resolve(values.get("device", "auto"), values.get("workers", 0)))
     yes = values.get("yes", False) or values["profile"] == "overnight"
     for name in sorted({run.dataset for run in missing} if "executor" not in place else ()):

@@ -99,6 +99,7 @@ def finish(run: Run, **provenance: object) -> Result:
         ("report 7", "no study is called '7'; there are 01_raising, 02_good"),
         ("report 2 --profile fast", "02_good: profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
         ("report 2 -p profile=fast", "profile must be one of smoke, quick, overnight, paper; it is 'fast'"),
+        ("report 2 --profile paper --train nevr", "train must be one of missing, never; it is 'nevr'"),
         ("report 2 --device gpu", "device must be one of auto, cpu, cuda; it is 'gpu'"),
         ("report 2 --workers -1", "workers must be from 0 to 1000; it is -1"),
         (
@@ -225,6 +226,16 @@ def test_a_large_profile_without_its_data_shows_what_is_stored(
     code, _, err = deepnets("report", "2", "--profile", "overnight")
     assert code == 0 and "no server answers" in err and "Nothing is trained on" in err
     assert [given.get("train") for _, given, _ in made] == ["never", None], "the page itself says why"
+
+
+def test_runs_of_a_notebooks_own_network_are_left_to_the_notebook(
+    deepnets: Deepnets, made: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "local", property(lambda run: True))
+    monkeypatch.setattr(cli, "sweep", lambda runs, **options: trained.extend(runs))
+    trained: list[Run] = []
+    assert deepnets("report", "2", "--profile", "overnight", "--device", "cpu")[0] == 0
+    assert not trained and [given.get("train") for _, given, _ in made] == ["never", None]
 
 
 def test_a_plan_trains_nothing_and_counts_the_runs(deepnets: Deepnets, made: list[tuple], project: Path) -> None:

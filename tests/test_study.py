@@ -190,6 +190,13 @@ def test_never_needs_no_data_set(monkeypatch):
     assert study(train="never").dataset("mnist") == "mnist"
 
 
+def test_a_study_whose_sweeps_have_no_row_is_finished(output):
+    made = study()
+    made.sweep(digits_run, "nothing", seed=[])
+    made.finish()
+    assert (output / f"reports/quick/tables/{NAME}_runs.csv").read_text().startswith("sweep")
+
+
 def test_a_comparison_stands_in_the_table_the_claims_and_the_summary(output):
     made = study(profile="paper")
     rng = np.random.default_rng(0)

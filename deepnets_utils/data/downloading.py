@@ -54,7 +54,7 @@ def provide(name: str) -> None:
 
 
 def _install(name: str, root: Path) -> None:
-    """Put the files of a data set in their place, all or none."""
+    """Put the files of a data set in their place, each whole."""
     from torchvision.datasets.utils import extract_archive
 
     kept, folder = root / f".download-{name}", root / FOLDER[name]  # kept: what an interrupted call got

@@ -66,7 +66,7 @@ class Explorer:
         varied = [name for name in self.factors if name not in SEEDS and chosen[name].nunique() > 1]
         long = self.curves(chosen, self.name)
         named = [name + " " + long[name].astype(str) for name in varied]
-        cell = pd.concat(named, axis=1).agg(", ".join, axis=1) if named else "chosen"
+        cell = pd.concat(named, axis=1).agg(", ".join, axis=1) if named and len(long) else "chosen"
         long = long.assign(cell=cell, run=long.index).reset_index(drop=True)
         look = dict(hue="cell", style="cell", units="run", estimator=None, height=4, aspect=1.8)
         figure = figures.relplot(long, kind="line", x="epoch", y=self.name, **look)

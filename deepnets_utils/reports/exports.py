@@ -27,13 +27,12 @@ def write_tables(
         return "No runs of its own."
     runs = pd.concat([table.assign(sweep=title) for title, table in sweeps.items()], ignore_index=True)
     lists = [name for name in runs if runs[name].map(lambda value: isinstance(value, list)).any()]
-    runs = runs.drop(columns=lists).dropna(axis="columns", how="all")
-    runs = runs[["sweep", *runs.columns.drop("sweep")]]
+    runs = runs.drop(columns=lists).set_index("sweep").dropna(axis="columns", how="all")
     of_epoch = {digest: pd.DataFrame(result.history) for digest, result in results.items() if result.history}
     curves = pd.concat(of_epoch, names=["digest", "epoch"]) if of_epoch else pd.DataFrame(columns=["digest", "epoch"])
     curves = curves.rename(lambda epoch: epoch + 1, level="epoch") if of_epoch else curves
     links = []
-    for name, frame, of in (("runs", runs.set_index("sweep"), "every run"), ("curves", curves, "every epoch")):
+    for name, frame, of in (("runs", runs, "every run"), ("curves", curves, "every epoch")):
         file = f"tables/{study}_{name}.csv"
         write_text(folder / file, frame.to_csv(float_format="%.10g"))
         links.append(f'<a href="{file}">{of}</a>')

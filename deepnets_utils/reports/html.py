@@ -119,7 +119,8 @@ def study_page(
         warnings.warn(banners[-1], stacklevel=2)
     content = WITHOUT_ALT.sub('<img alt="a picture without description" ', SCRIPT.sub("", content))
     for figure in summary["figures"]:
-        picture = rf'<figure>(<img [^>]*alt="{re.escape(html.escape(figure["alt"]))}"[^>]*>)'
+        alt, title = (re.escape(html.escape(figure[name])) for name in ("alt", "title"))
+        picture = rf'<figure>(<img [^>]*alt="{alt}"[^>]*>)(?=<figcaption>{title}</figcaption>)'
         content = re.sub(picture, rf'<figure><a href="{quote(figure["file"])}">\1</a>', content)
     if lacking := summaries.missing(summary["runs"]):
         banners.append(f"{lacking}: what needs them is marked as missing.")

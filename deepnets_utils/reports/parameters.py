@@ -68,7 +68,7 @@ class Parameter:
         calls = f" (write -p '{self.name}={two}', for papermill -p {self.name} '{two}')" if several else ""
         low, high = self.limits or (0, MOST)
         for item in value if several else [value]:
-            if self.choices and item not in self.choices:
+            if self.choices and str(item) not in self.choices:
                 raise ParameterError(f"{self.name} must be one of {', '.join(self.choices)}; it is {item!r}{calls}")
             inside = type(item) in (int, float) and low <= item <= high
             if (self.limits or self.type in ("int", "float")) and not inside:

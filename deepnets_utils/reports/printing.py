@@ -91,7 +91,7 @@ def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def comparisons(line: Mapping[str, Any]) -> str:
     """Return what the means of a verdict's comparisons say, and how many of them are shown; "" where nothing ran."""
-    if not line["n"] or "shown" not in line:  # a summary of an older version has none
+    if not line["n"]:
         return ""
     return f"{line['pointing']} of {line['comparisons']} point the claimed way, {line['shown']} shown"
 
@@ -132,9 +132,9 @@ def effect(line: Mapping[str, Any]) -> tuple[str, str]:
     """
     ends = ("effect", "left", "right", "low", "high")
     number, left, right, low, high = (math.nan if line.get(name) is None else line[name] for name in ends)
-    if math.isnan(number) or math.isnan(left):  # a summary of an older version has no sides
+    if math.isnan(number):
         return "", ""
-    ratio, metric = line["scale"] == "ratio", line.get("metric", "")
+    ratio, metric = line["scale"] == "ratio", line["metric"]
     if metric.startswith("log10_"):
         ratio, number, left, right, low, high = True, *(10**value for value in (number, left, right, low, high))
     sides = f"{short(left)} against {short(right)}"

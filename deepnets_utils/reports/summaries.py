@@ -97,7 +97,8 @@ def write(folder: Path, summary: Mapping[str, Any]) -> None:
         write_text(folder / "tables" / "claims.csv", pd.DataFrame(lines).to_csv(index=False))
         tables = [table for each in summaries for table in each["tables"]]
         for file, columns in {table["file"]: table["columns"] for table in summary["tables"]}.items():
-            rows = [row for table in tables if table["file"] == file for row in table["rows"]]
+            alike = [table for table in tables if (table["file"], table["columns"]) == (file, columns)]
+            rows = [row for table in alike for row in table["rows"]]
             write_text(folder / file, "\n".join([columns, *rows, ""]))
         write_text(folder / f"{summary['study']}.json", text)
 

@@ -1,8 +1,8 @@
 """Tidy tables: one row a run, one row an epoch, and what is read from them.
 
 A table of runs has a column a factor, then `status`, `digest`, a column a metric, and where the run was trained.
-Status is "finished", "diverged" or "missing"; metrics of the last two are NaN, but for the learning rate that a
-diverged run found.
+Status is "finished", "diverged" or "missing"; metrics of the last two are NaN, but for the range test of a diverged
+run.
 """
 
 import difflib
@@ -26,9 +26,12 @@ SEEDS = ("seed", "data_seed")  # factors that runs of one cell differ in
 
 def plan(make: Callable[..., Run | None], factors: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Return one row a combination of the factors' values, with its `run`: make(**values), or None for no such row."""
-    if taken := {"run", *WORDS, *ORIGIN} & factors.keys():
+    if taken := {"run", "epoch", "sweep", *WORDS, *ORIGIN} & factors.keys():
         raise ValueError(f"a factor cannot be called {', '.join(sorted(taken))}: a table of runs has such a column")
-    rows = [dict(zip(factors, values, strict=True)) for values in itertools.product(*map(list, factors.values()))]
+    listed = {name: list(of) for name, of in factors.items()}
+    if empty := [name for name, of in listed.items() if any(value is None for value in of)]:
+        raise ValueError(f"a value of factor {empty[0]} is None, which tables take for missing: give it a name")
+    rows = [dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())]
     planned = [row | {"run": run} for row in rows if (run := make(**row)) is not None]
     return pd.DataFrame(planned, columns=[*factors, "run"])
 
@@ -168,5 +171,5 @@ def by_label(
     found: dict[str, dict[tuple[str, str], np.ndarray | float]] = {}
     labelled = table.assign(**constant, protocol=table.get("protocol", ""))
     for (protocol, *label), cell in cells(labelled, value, ["protocol", row, column]).items():
-        found.setdefault(protocol, {})[tuple(label)] = float(cell[0]) if exact and len(cell) else cell
+        found.setdefault(protocol, {})[tuple(label)] = float(cell[0]) if exact and len(set(cell)) == 1 else cell
     return found

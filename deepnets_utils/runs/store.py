@@ -67,7 +67,8 @@ class Store:
 
     def release(self, claim: FileLock) -> None:
         """Let go of the claim on a run whose record is stored, for whoever looks again to find, and remove its file."""
-        Path(claim.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows removes no open file
+            Path(claim.lock_file).unlink(missing_ok=True)
         claim.release()
 
     def remove_parts(self) -> None:

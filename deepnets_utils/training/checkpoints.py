@@ -79,7 +79,7 @@ class Saving:
         """Put a checkpoint's state into the given objects, where there is one to use.
 
         A file that is damaged, of another identity, kind of device or version of torch is moved aside with a warning:
-        what goes on elsewhere gives other numbers than either place, and its record would name the last.
+        what goes on there gives other numbers than either place. Another processor goes on; the record names the last.
         """
         if self.file is None or not self.file.exists():
             return
@@ -93,6 +93,8 @@ class Saving:
             random_states, seconds = (state["torch_generator"], state["cuda_generator"]), state["seconds"]
             for part, saved in zip(parts, state["parts"], strict=True):
                 part.load_state_dict(saved)
+        except OSError:  # the file may be good when it can be read again
+            raise
         except Exception as error:  # torch.load raises many kinds
             for part, untouched in zip(parts, fresh, strict=True):
                 part.load_state_dict(untouched)  # one that does not fit was copied as far as it does

@@ -170,6 +170,8 @@ def load_teacher(run: Run, file: Path | None, device: torch.device) -> tuple[nn.
     try:
         state, sha256 = load_state(file, run.digest)
         network.load_state_dict(state["network"])
+    except OSError:  # the file may be good when it can be read again
+        raise
     except Exception as error:  # torch.load raises many kinds
         where = move_aside(file)
         raise ValueError(

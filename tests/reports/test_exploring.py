@@ -61,6 +61,12 @@ def test_a_line_a_run_and_a_colour_a_cell() -> None:
     assert sum(bool(len(line.get_xdata())) for line in of.draw().axes[0].lines) == 1
 
 
+def test_runs_without_an_epoch_are_no_picture() -> None:
+    of = Explorer(TABLE, ["train_loss"], lambda table, name: curves(table, name).iloc[:0], [], None)
+    of.choice["protocol"] = EVERY
+    assert not of.draw().axes
+
+
 def test_losses_are_drawn_logarithmically_and_accuracies_linearly() -> None:
     of = explorer()
     assert of.draw().axes[0].get_yscale() == "log"

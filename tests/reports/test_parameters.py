@@ -139,6 +139,13 @@ def test_items_of_a_list_are_matched_with_the_choices_by_their_text(
     assert networks.check(given) == items
 
 
+def test_a_number_may_have_choices(notebook: Callable[..., Path]) -> None:
+    depth = read_parameters(notebook("depth: int = 11  # {11, 13} layers"))["depth"]
+    assert depth.parse("13") == 13
+    with pytest.raises(ParameterError, match="depth must be one of 11, 13; it is 12"):
+        depth.check(12)
+
+
 @pytest.mark.parametrize("given", ["3", "[1, 3]", "[1", "", True, {"1": 2}, ("1",), [["1"]]])
 def test_a_wrong_list_is_answered_with_a_call_that_works(notebook: Callable[..., Path], given: object) -> None:
     networks = read_parameters(notebook("networks: list = []  # {None, Base, 1, 2} which"))["networks"]

@@ -49,12 +49,6 @@ def test_a_scale_is_what_differs_from_paper_but_for_lists_and_the_number_of_runs
     )
 
 
-def test_a_verdict_of_an_older_version_has_no_effect_and_stops_no_page() -> None:
-    older = {"effect": 0.5, "low": 0.1, "high": 0.9, "scale": "difference", "metric": "test_error", "note": ""}
-    assert printing.effect(older) == ("", "")
-    assert printing.effect(older | {"left": 2.0, "right": 1.5})[0] == "0.5 points higher (2 against 1.5 %)"
-
-
 def test_an_effect_is_in_a_readers_units_and_an_open_interval_has_one_end() -> None:
     line = {"protocol": "", "verdict": "too few runs", "low": np.nan, "high": None, "effect": np.nan, "scale": "ratio"}
     line |= {"note": "", "comparisons": 1, "left": None, "right": np.nan, "metric": "test_mse"}
@@ -64,6 +58,8 @@ def test_an_effect_is_in_a_readers_units_and_an_open_interval_has_one_end() -> N
     text = "1.23 times (2.47 against 2)"
     assert printing.effect(line) == printing.effect(line | {"high": None}) == (text, "at least 0.5")
     assert printing.verdict([line]) == f"as_coded: supported, {text} (95 %: at least 0.5; n = 3)"
+    points = line | {"scale": "difference", "metric": "test_error", "effect": 0.5, "left": 2.0, "right": 1.5}
+    assert printing.effect(points)[0] == "0.5 points higher (2 against 1.5 %)"
     several = printing.verdict([line | {"comparisons": 12}])
     assert several == f"as_coded: supported, {text} (95 %: at least 0.5; n = 3; the weakest of 12 comparisons)"
     against = printing.verdict([line | {"comparisons": 2, "verdict": "contradicted"}])

@@ -24,6 +24,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from deepnets_utils.reports import cells, execution, html, pdf, reporting, summaries
+from deepnets_utils.reports.figures import embedded
 from deepnets_utils.reports.notebooks import read_title
 from deepnets_utils.reports.parameters import Parameter, check_parameters, read_parameters, report_folder
 from deepnets_utils.results.comparison import WORDS
@@ -76,7 +77,7 @@ SUMMARY = {
         | {"comparisons": 3, "pointing": 3, "shown": 2},
         CLAIM
         | {"protocol": "sound", "verdict": "leans", "effect": None, "low": None, "high": None, "n": 1}
-        | {"note": "one run"},
+        | {"note": "one run", "comparisons": 1, "pointing": 1, "shown": 0},
     ],
     "finished_at": "2025-01-02T03:04:05+01:00",
 }
@@ -255,6 +256,15 @@ def test_code_is_folded_and_a_page_begins_with_what_was_found(tmp_path: Path) ->
     folded = re.findall(r'<details class="code"><summary>(.*?)</summary>', page)
     assert folded == ["2 lines of code"] * 5
     assert '<a href="#What-&amp;-why">What &amp; why</a>' in page and 'id="What-&amp;-why"' in page
+
+
+def test_a_picture_is_linked_with_its_own_file_where_two_have_one_description(tmp_path: Path) -> None:
+    shown = [nbformat.v4.new_output("display_data", {"text/html": embedded(b"", name, "A dot").data}) for name in "ba"]
+    figures = [{"file": f"{name}.png", "title": name, "alt": "A dot"} for name in "ab"]
+    summary = SUMMARY | {"figures": figures, "profile": "quick", "parameters": {}, "device": ""}
+    page = html.study_page(new_notebook(cells=[new_code_cell("", outputs=shown)]), tmp_path, summary, 1, False)
+    pictures = BeautifulSoup(page, "html.parser").main.find_all("figure")
+    assert [(of.a["href"], of.figcaption.text) for of in pictures] == [("b.png", "b"), ("a.png", "a")]
 
 
 def test_pages_of_another_scale_than_the_documents_say_so(good) -> None:

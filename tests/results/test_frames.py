@@ -61,6 +61,25 @@ def test_a_table_has_its_metrics_without_any_run():
     assert np.isnan(empty["test_error"].mean()) and "test_error" not in frames.tidy(none, [])
 
 
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"epoch": [1]}, "cannot be called epoch"),
+        ({"sweep": [1], "digest": [2]}, "cannot be called digest, sweep"),
+        ({"change": [None, "flip"]}, "a value of factor change is None"),
+    ],
+)
+def test_factors_that_a_table_cannot_hold(factors, message):
+    with pytest.raises(ValueError, match=message):
+        frames.plan(lambda **labels: make(0, 0.1), factors)
+
+
+def test_exact_values_that_differ_are_not_one_number():
+    table = pd.DataFrame({"row": ["a", "a", "b", "b"], "value": [1.0, 1.0, 1.0, 2.0]})
+    [found] = frames.by_label(table, "row", "x y", "value", exact=True).values()
+    assert found["a", "x y"] == 1.0 and list(found["b", "x y"]) == [1.0, 2.0]
+
+
 def test_runs_that_share_an_index_have_no_curves_of_their_own_and_a_history_takes_a_factors_place():
     table, results = table_with(finished(3.0, 2.0))
     with pytest.raises(ValueError, match="ignore_index=True"):

@@ -30,6 +30,7 @@ from deepnets_utils.runs.datasets import CANONICAL
 from deepnets_utils.runs.run import Result, Run, canonical
 from deepnets_utils.runs.store import Store
 from deepnets_utils.sweeps.sweep import sweep
+from deepnets_utils.training import checkpoints
 from deepnets_utils.training.batches import Batches
 from deepnets_utils.training.checkpoints import Progress, Saving
 from deepnets_utils.training.loop import Training, range_test, train_epoch
@@ -693,6 +694,15 @@ def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, undisturbed: Callable,
     assert numbers(result) == undisturbed(run) and epochs == [1, 2, 3, 4], "as if there had been none"
     assert (tmp_path / "run.pt.damaged-1").read_bytes() == content
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, path = make_run(), tmp_path / "run.pt"
+    interrupted_run(run, path, 3)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="stale file handle"):
+        patched.setattr(checkpoints, "load_state", lambda *of: (_ for _ in ()).throw(OSError("stale file handle")))
+        train(run, checkpoint=path)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
 def test_a_checkpoint_of_another_torch_is_not_continued(
