@@ -127,7 +127,9 @@ compared as they are. Each claim is judged at the largest scale that has the run
 or *overnight*. What *leans* would be decided if it were its study's only claim. "Comparisons" are what a claim is
 made of: how many point the claimed way by their means, and how many of these are significant alone, by one-sided
 tests at 5 %. The interval is two-sided, of the difference of the two sides, or of their ratio where the effect says
-"times". "(ours)" are claims that no document makes. The claims of 07 are tried on other images than
+"times"; like the effect it is of the weakest comparison, or of the one most against a claim that fails, and not
+corrected. n is the smallest of all comparisons. "About 1 point", "slightly" and "much" are judged by their direction.
+"(ours)" are claims that no document makes. The claims of 07 are tried on other images than
 the asker's: they say whether the order shows there, and not what the asker saw.
 
 A protocol, in brackets, is a reading of a document. 02, 03: every run's learning rate found by a range test
@@ -142,7 +144,9 @@ of its authors' code (`as_coded`). 06: test images choose epoch and rate (`as_pu
 
 *Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin:
 the printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %).
-*Differs* is shown. *Wide*: the runs show neither. Losses and rates are compared as logarithms. Numbers of parameters
+*Differs* is shown. *Wide*: the runs show neither, as where one run rules a mean and the median is near the printed
+number. Losses and rates are compared as logarithms: the interval of their mean is the mean times or divided by
+exp(t × standard error / mean). Numbers of parameters
 and layers, and orders of magnitude, are counted apart. At another scale than the document's a cell has no word: there
 the order of the cells is compared, and sign and size of the differences between cells of one row or column.
 

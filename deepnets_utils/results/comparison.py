@@ -45,9 +45,9 @@ def compare(
     digits (half a unit either way), or lies in what a printed word allows. "close": two one-sided tests show the
     difference to be smaller than a margin: the printed spread, or where none is printed 5 % of the number (of a loss
     or a rate a factor of 1.5, of what is exact 0.1 %, of a count nothing). "differs": Welch's test shows a difference.
-    "wide": neither is shown, or a loss or rate spreads as widely as its mean. A printed mean without spread, or of one
-    run or an unknown number, borrows our spread, which takes three runs: two that happen to be close would decide for
-    both sides.
+    "wide": neither is shown, or a loss or rate spreads as widely as its mean and its median is not, on the same side,
+    beyond a factor of 1.5. A printed mean without spread, or of one run or an unknown number, borrows our spread, which
+    takes three runs: two that happen to be close would decide for both sides.
     Raises ValueError for an unknown source, table or metric, and for exact values that differ or diverged.
     """
     cells = only(results(source, table), "metric", metric, f" in {source} {table}").set_index(["row", "column"])
@@ -116,8 +116,9 @@ def _verdict(ours: Summary, cell: pd.Series, exact: bool, other_scale: bool) -> 
         close = not count and abs(ours.mean - cell["value"]) <= EXACT_SHARE * abs(cell["value"])
         return "close" if close else "differs"
     if logarithmic := cell["metric"].endswith(LOGARITHMIC) and min(ours.mean, cell["value"]) > 0:
-        if ours.spread >= ours.mean:  # one run is most of the mean, and other draws may have none like it
-            return "wide"
+        above = -1 if ours.mean < cell["value"] else 1
+        if ours.spread >= ours.mean and above * ours.median <= above * cell["value"] * FACTOR**above:
+            return "wide"  # one run is most of the mean, which without it would be near the printed one
         distance, scale, theirs = math.log(ours.mean / cell["value"]), ours.mean, cell["value"]
     else:
         distance, scale, theirs = ours.mean - cell["value"], 1.0, 1.0
