@@ -145,8 +145,8 @@ of its authors' code (`as_coded`). 06: test images choose epoch and rate (`as_pu
 *Same* rounds to the printed digits, or lies in what a printed word allows. *Close* is shown to lie within a margin:
 the printed spread, or where none is printed 5 % (of losses and rates a factor of 1.5; of what is exact 0.1 %).
 *Differs* is shown. *Wide*: the runs show neither, as where one run rules a mean and the median is near the printed
-number. Losses and rates are compared as logarithms: the interval of their mean is the mean times or divided by
-exp(t × standard error / mean). Numbers of parameters
+number or on its other side. Losses and rates are compared as logarithms: the interval of their mean is the mean times
+or divided by exp(t × standard error / mean). Numbers of parameters
 and layers, and orders of magnitude, are counted apart. At another scale than the document's a cell has no word: there
 the order of the cells is compared, and sign and size of the differences between cells of one row or column.
 

@@ -7,7 +7,6 @@ import re
 import textwrap
 import warnings
 from collections.abc import Sequence
-from itertools import filterfalse
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -71,15 +70,16 @@ def embedded(png: bytes, title: str, alt: str) -> HTML:
 def relplot(data: pd.DataFrame, *, title: str = "{col_name}", **look: Any) -> Figure:
     """Return seaborn's `relplot` as a figure; without numbers an empty one, which seaborn cannot draw.
 
-    title: of each panel, with its {col_name} and {row_name}. A panel in which nothing is drawn says so.
+    title: of each panel, with its {col_name} and {row_name}. An empty panel beside others says so.
     """
     if data[look["y"]].isna().all():
         return plt.figure()
     grid = sns.relplot(data, **look)
     if "col" in look or "row" in look:
         grid.set_titles(title)
-    for axes in filterfalse(has_data, grid.axes.flat):
-        axes.text(0.5, 0.5, "no curve", color="0.4", ha="center", va="center", transform=axes.transAxes)
+    empty = [axes for axes in grid.axes.flat if not has_data(axes)]
+    for axes in empty if len(empty) < grid.axes.size else []:
+        axes.text(0.5, 0.5, "nothing to draw", color="0.4", ha="center", va="center", transform=axes.transAxes)
     return grid.figure
 
 

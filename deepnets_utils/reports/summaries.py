@@ -73,13 +73,17 @@ def audit(folder: Path, study: str) -> list[tuple[str, str, str]]:
     What changes is of the largest of the profile's scales among those whose text says "too few runs" least often;
     another scale than the folder's own is named.
     """
-    points: dict[str, tuple[str, str, str]] = {}
+    points: dict[str, dict[str, str]] = {}
     for place in scales(folder):
-        scale = "" if place == folder else f"At the scale of {place.name}: "
         for point in read(place / f"{study}.json").get("audit", []):
-            line = point["finding"], point["text"], scale + point["change"]
-            points[line[0]] = min(points.get(line[0], line), line, key=lambda each: each[2].count("too few runs"))
-    return list(points.values())
+            here = point | {"scale": "" if place == folder else f"At the scale of {place.name}: "}
+            points[point["finding"]] = min(points.get(point["finding"], here), here, key=_lacking)
+    return [(name, of["text"], of["scale"] + of["change"]) for name, of in points.items()]
+
+
+def _lacking(point: Mapping[str, str]) -> tuple[bool, int]:
+    """Return how much of what changes is not measured: whether all of it, then how many numbers."""
+    return point["change"] == "too few runs", point["change"].count("too few runs")
 
 
 def write(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def likeness(frame: pd.DataFrame) -> str:
         theirs, ours = numbers[numbers[:, 0] != 0].T  # what is printed as equal has no sign
         if len(theirs):
             same, times = (np.sign(ours) == np.sign(theirs)).sum(), np.median(ours / theirs)
-            none = f", {(ours == 0).sum()} without any" if (ours == 0).any() else ""
+            none = f", {(ours == 0).sum()} where ours is 0" if (ours == 0).any() else ""
             size = f"{'' if times >= 0 else 'the other way round, '}{abs(times):.2g} times as large"
             said.append(f"{same} of {len(theirs)} printed differences with the same sign{none}, {size}")
         texts += [f"{metric.replace('_', ' ')}: {'; '.join(said)}"] if said else []
@@ -118,7 +118,7 @@ def _verdict(ours: Summary, cell: pd.Series, exact: bool, other_scale: bool) -> 
     if logarithmic := cell["metric"].endswith(LOGARITHMIC) and min(ours.mean, cell["value"]) > 0:
         above = -1 if ours.mean < cell["value"] else 1
         if ours.spread >= ours.mean and above * ours.median <= above * cell["value"] * FACTOR**above:
-            return "wide"  # one run is most of the mean, which without it would be near the printed one
+            return "wide"  # one run is most of the mean, and the others do not say the same
         distance, scale, theirs = math.log(ours.mean / cell["value"]), ours.mean, cell["value"]
     else:
         distance, scale, theirs = ours.mean - cell["value"], 1.0, 1.0
@@ -158,4 +158,4 @@ def _interval(ours: Summary, metric: str) -> tuple[float, float]:
         return np.clip((low, high), 0, 100)
     if metric == "learning_rate":
         return np.clip((low, high), 0, HIGHEST)
-    return (max(1, low), high) if metric == "epoch" else (low, high)
+    return np.clip((low, high), 1, None) if metric == "epoch" else (low, high)

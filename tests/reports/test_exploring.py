@@ -78,7 +78,7 @@ def test_a_panel_without_a_curve_says_so_beside_others() -> None:
     data = pd.DataFrame({"training": ["a", "a", "b"], "reading": ["c", "d", "c"], "epoch": 1, "loss": [1.0, 2.0, 3.0]})
     look = dict(x="epoch", y="loss", col="reading")
     said = [[text.get_text() for text in axes.texts] for axes in relplot(data, row="training", **look).axes]
-    assert said == [[], [], [], ["no curve"]]
+    assert said == [[], [], [], ["nothing to draw"]]
     assert not relplot(data.assign(loss=float("nan")), **look).axes, "of runs that diverged at once"
 
 

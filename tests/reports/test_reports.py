@@ -799,12 +799,13 @@ def test_a_point_of_the_audit_is_of_the_largest_scale_that_measured_it(tmp_path:
         (folder / "01_a.json").write_text(json.dumps({"study": "01_a", "audit": points}))
         return folder
 
-    overnight = measured("overnight", "a 1.0", "too few runs", "b 2.0, c too few runs", "too few runs")
-    paper = measured("paper", "a 3.0", "b 4.0", "b too few runs, c too few runs", "too few runs")
+    partly = "b 2.0, c too few runs"
+    overnight = measured("overnight", "a 1.0", "too few runs", partly, partly, "too few runs")
+    paper = measured("paper", "a 3.0", "b 4.0", "b too few runs, c too few runs", "too few runs", "too few runs")
     found = [change for *_, change in summaries.audit(paper, "01_a")]
-    assert found == ["a 3.0", "b 4.0", "At the scale of overnight: b 2.0, c too few runs", "too few runs"]
+    assert found == ["a 3.0", "b 4.0", *[f"At the scale of overnight: {partly}"] * 2, "too few runs"]
     found = [change for *_, change in summaries.audit(overnight, "01_a")]
-    assert found[:3] == ["At the scale of paper: a 3.0", "At the scale of paper: b 4.0", "b 2.0, c too few runs"]
+    assert found[:3] == ["At the scale of paper: a 3.0", "At the scale of paper: b 4.0", partly]
     assert summaries.audit(measured("quick", "a 5.0"), "01_a") == [("f0", "so", "a 5.0")]
     assert summaries.audit(paper, "02_b") == []
 

@@ -263,6 +263,7 @@ def test_identical_runs_are_the_same_where_they_round_to_the_printed_digits():
     assert found["VGG19", "epoch of convergence"] == "differs"
     frame = compare({("ResNet18", "epoch of convergence"): [20, 29]}, "googlenet", "figure6", "epoch")
     assert frame.set_index("row").loc["ResNet18", "low"] == 1, "no interval reaches below the first epoch"
+    assert frame.loc[frame["n"] < 2, "low"].isna().all(), "none of one run, or of no run"
 
 
 def test_losses_and_rates_are_compared_as_logarithms():
@@ -336,7 +337,7 @@ def test_at_another_scale_no_cell_agrees_or_differs_but_order_sign_and_size_are_
     assert likeness(two) == "test error: 1 of 1 printed differences with the same sign, 1.1 times as large"
     diagonal = at_another_scale(Net=(40.0, None), LeNet5=(None, 31.0))
     assert likeness(diagonal) == "", "neither of one row nor of one column"
-    said = "test error: 0 of 4 printed differences with the same sign, 4 without any, "
+    said = "test error: 0 of 4 printed differences with the same sign, 4 where ours is 0, "
     assert likeness(at_another_scale(Net=(9.0, 9.0), LeNet5=(9.0, 9.0))).startswith(said)
 
 
