@@ -368,6 +368,9 @@ def test_publish_collects_finished_runs_and_keeps_those_that_are_published(deepn
         code, out, _ = deepnets("publish")
     assert code == 0 and out == f"{file}: 2 runs published, 2 missing, 1 left out that are planned no more\n"
     assert {result.run for result in read_records(file)} == {runs[0], runs[2]}
+    Store().put(finish(runs[2], wall_seconds=50.0))  # trained again here
+    deepnets("publish")
+    assert {result.provenance["wall_seconds"] for result in read_records(file)} == {40.0}
 
 
 def test_a_run_of_both_scales_stays_published_when_overnight_plans_it_no_more(

@@ -50,7 +50,8 @@ def publish(study: str, profile: str, runs: Sequence[Run], real: bool) -> str:
     """Copy the finished runs of a study's list into data/records/, and return in words what was done.
 
     Paper's file holds all that paper plans, another profile's what none of the study's other files does. What is in the
-    file and planned no more leaves it.
+    file and planned no more leaves it. A record that is published stays, though the run was trained again here:
+    published students learned from that teacher.
     real: leave runs on the embedded data out.
     """
     file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
@@ -59,7 +60,9 @@ def publish(study: str, profile: str, runs: Sequence[Run], real: bool) -> str:
     planned = {run.digest for run in runs if not real or embedded(run.dataset) != run.dataset}
     wanted = [run for run in runs if run.digest in planned - elsewhere]
     store = Store(published=paths.RECORDS)
-    results = [result for run in wanted if (result := store.get(run)) is not None]
+    of_study = [result for each in paths.RECORDS.glob(f"{study}*.jsonl") for result in read_records(each)]
+    known = {result.run.digest: result for result in of_study}
+    results = [result for run in wanted if (result := known.get(run.digest) or store.get(run)) is not None]
     old = [result for result in read_records(file) if result.run.digest not in planned] if file.exists() else []
     if results:
         write_records(file, results)
