@@ -13,6 +13,7 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from deepnets_utils import cli
+from deepnets_utils.data import loading
 from deepnets_utils.data.tasks import task
 from deepnets_utils.models import model
 from deepnets_utils.models.cost import training_operations
@@ -182,6 +183,7 @@ def test_train_says_once_that_the_data_are_missing(
     deepnets: Deepnets, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEEPNETS_DATA", str(tmp_path / "nothing"))
+    loading.load.cache_clear()  # what another test has read
     runs = [replace(RUN, dataset="mnist", seed=seed) for seed in range(3)]
     code, _, err = deepnets("train", str(make_list(project / "lists", "02_good", runs)), "--device", "cpu")
     assert code == 1 and err.count("mnist") and len(err.splitlines()) == 1
