@@ -55,18 +55,18 @@ def publish(study: str, profile: str, runs: Sequence[Run], real: bool) -> str:
     real: leave runs on the embedded data out.
     """
     file = paths.RECORDS / (f"{study}.jsonl" if profile == "paper" else f"{study}_{profile}.jsonl")
-    others = [other for other in paths.RECORDS.glob(f"{study}*.jsonl") if other != file and profile != "paper"]
-    elsewhere = {result.run.digest for other in others for result in read_records(other)}
+    published = {each: list(read_records(each)) for each in paths.RECORDS.glob(f"{study}*.jsonl")}
+    others = [other for other in published if other != file and profile != "paper"]
+    elsewhere = {result.run.digest for other in others for result in published[other]}
     planned = {run.digest for run in runs if not real or embedded(run.dataset) != run.dataset}
     wanted = [run for run in runs if run.digest in planned - elsewhere]
     store = Store(published=paths.RECORDS)
-    of_study = [result for each in paths.RECORDS.glob(f"{study}*.jsonl") for result in read_records(each)]
-    known = {result.run.digest: result for result in of_study}
+    known = {result.run.digest: result for of_file in published.values() for result in of_file}
     results = [result for run in wanted if (result := known.get(run.digest) or store.get(run)) is not None]
-    old = [result for result in read_records(file) if result.run.digest not in planned] if file.exists() else []
+    old = [result for result in published.get(file, []) if result.run.digest not in planned]
     if results:
         write_records(file, results)
-    elif file.exists() and all(result.run.digest in elsewhere for result in read_records(file)):
+    elif file in published and all(result.run.digest in elsewhere for result in published[file]):
         file.unlink()
     dropped = f", {len(old)} left out that are planned no more" if old and results else ""
     return f"{file}: {len(results)} runs published, {len(wanted) - len(results)} missing{dropped}"
