@@ -38,7 +38,7 @@ test: $(SETUP)
 # All but the tests of pages, commands, clusters, downloads and faults, which take long and hold no other numbers.
 test-without-avx: export ATEN_CPU_CAPABILITY = default
 test-without-avx: export ONEDNN_MAX_CPU_ISA = SSE41
-test-without-avx: override ARGS += $(patsubst %,--ignore=tests/%,test_cli.py sweeps/test_cluster.py sweeps/test_faults.py data/test_data.py reports)
+test-without-avx: override ARGS += $(patsubst %,--ignore=tests/%,test_cli.py sweeps/test_cluster.py sweeps/test_faults.py data/test_downloading.py reports)
 test-without-avx: test
 
 lab: $(SETUP)

@@ -35,6 +35,13 @@ def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path / "output"))
 
 
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that takes what a study writes."""
+    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def no_idle_workers() -> Iterator[None]:
     """End the processes that a test's sweeps leave to the next sweep: they hold that test's environment."""

@@ -29,12 +29,6 @@ def plan(folder: Path, epochs: int) -> Run:
     return run
 
 
-@pytest.fixture
-def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DEEPNETS_OUTPUT", str(tmp_path))
-    return tmp_path
-
-
 def test_a_rehearsal_checks_measures_and_trains(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "CHECKED", ("None",))
     monkeypatch.setattr(gpu, "CASES", {"None": gpu.CASES["None"]})
