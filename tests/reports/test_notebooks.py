@@ -44,53 +44,48 @@ OF_LABELS = (", none", ", extended")  # readings of 04 that leave most distilled
 
 @pytest.fixture(scope="module")
 def smoke(request, tmp_path_factory):
-    """Each study's summary, outcomes and tables after a smoke report and after a second one from the store.
+    """The folder of a smoke report of the studies that are tested, and by study its error, summary and tables.
 
-    Of the studies that are tested; several at once, as `make report` does.
+    Several at once, as `make report` does; DEEPNETS_OUTPUT stays at what it trained.
     """
     asked = {item.callspec.params["study"] for item in request.session.items if "smoke" in item.fixturenames}
     with pytest.MonkeyPatch.context() as patch:
         output = tmp_path_factory.mktemp("output")
         patch.setenv("DEEPNETS_OUTPUT", str(output))
         folder = output / "reports" / "smoke"
-        reports = []
-        for train in ("missing", "never"):
-            outcomes = make_reports([(study, {"profile": "smoke", "train": train}) for study in sorted(asked)])
-            summaries = {study: json.loads((folder / f"{study}.json").read_text()) for study in asked}
-            tables = {table["file"] for summary in summaries.values() for table in summary["tables"]}
-            frames = {file: pd.read_csv(folder / file) for file in tables}
-            reports.append(({outcome.study: outcome.error for outcome in outcomes}, summaries, frames))
-        yield folder, *reports
+        outcomes = make_reports([(study, {"profile": "smoke"}) for study in sorted(asked)])
+        yield folder, {of.study: (of.error, *written(folder, of.study)) for of in outcomes}
+
+
+def written(folder, study):
+    """Return a study's summary and, by file, the tables that it wrote."""
+    summary = json.loads((folder / f"{study}.json").read_text())
+    return summary, {table["file"]: pd.read_csv(folder / table["file"]) for table in summary["tables"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", [name for name in study_names() if not reads_others(notebook_path(name))])
-def test_smoke_runs_whole_and_a_second_time_from_the_store(study, smoke):
-    folder, (first_errors, first, numbers), (second_errors, second, stored) = smoke
-    assert first_errors[study] == second_errors[study] == ""
-    before, after = first[study], second[study]
-    assert before["runs"]["trained"] > 0 == before["runs"]["missing"] and before["banner"]
-    assert after["runs"]["trained"] == 0
-    assert before["tables"] or any(claim["n"] for claim in before["claims"]), "numbers to look at"
+def test_smoke_runs_whole(study, smoke):
+    folder, made = smoke
+    error, summary, _ = made[study]
+    assert error == ""
+    assert summary["runs"]["trained"] > 0 == summary["runs"]["missing"] and summary["banner"]
+    assert summary["tables"] or any(claim["n"] for claim in summary["claims"]), "numbers to look at"
     runs = pd.read_csv(folder / "tables" / f"{study}_runs.csv")
     assert runs["status"].eq("finished").any() and not runs["status"].eq("missing").any()
-    assert before["findings"] and (before["audit"] or study not in COURSE)
-    own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in before["tables"]]
-    for table, rows in zip(before["tables"], own, strict=True):
-        frame, filled = numbers[table["file"]], rows["ours"].notna()
+    assert summary["findings"] and (summary["audit"] or study not in COURSE)
+    own = [pd.read_csv(io.StringIO("\n".join([table["columns"], *table["rows"]]))) for table in summary["tables"]]
+    for table, rows in zip(summary["tables"], own, strict=True):
         in_part = study in WITHOUT_SOME_NETWORKS or table["title"].endswith(OF_LABELS)
-        assert len(rows) and (in_part or filled.all())
-        pd.testing.assert_frame_equal(stored[table["file"]], frame)
+        assert len(rows) and (in_part or rows["ours"].notna().all())
     assert not own or pd.concat(own)["ours"].notna().any()
-    verdicts = {claim["id"]: claim["verdict"] for claim in after["claims"]}
-    assert verdicts == {claim["id"]: claim["verdict"] for claim in before["claims"]}
     assert (folder / f"{study}.html").stat().st_size > 50_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", study_names())
 def test_each_link_of_a_page_leads_somewhere(study, smoke):
-    folder = smoke[0]
+    folder, _ = smoke
     for link in BeautifulSoup((folder / f"{study}.html").read_text(), "html.parser").find_all("a", href=True):
         file, _, section = unquote(link["href"]).partition("#")
         target = (folder / file) if file else folder / f"{study}.html"
@@ -179,11 +174,12 @@ def test_three_to_five_exercises_each_with_a_folded_solution(study):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", study_names())
-def test_a_cell_that_is_run_again_shows_the_same_and_the_solutions_run_below(study, smoke, monkeypatch):
+def test_a_second_time_from_the_store_each_cell_shows_the_same_as_often_as_it_runs(study, smoke, monkeypatch):
     """In this process and without drawing each figure again: the notebook itself has run in a kernel.
 
-    Again from the last cell to the first, so that each finds what the cells below it have left.
+    Again from the last cell to the first, so that each finds what the cells below it have left; then the solutions.
     """
+    folder, made = smoke
     shell, texts = InteractiveShell(), []
 
     def show(*objects):
@@ -203,6 +199,13 @@ def test_a_cell_that_is_run_again_shows_the_same_and_the_solutions_run_below(stu
     cells = [source + '\nprofile = "smoke"' * parameters for source, parameters in code_cells(study)]
     first = [run(source) for source in cells]
     assert any(map(any, first))
+    _, before, numbers = made[study]
+    again, stored = written(folder, study)
+    assert again["runs"]["trained"] == again["runs"]["missing"] == 0
+    verdicts = [{claim["id"]: claim["verdict"] for claim in summary["claims"]} for summary in (before, again)]
+    assert verdicts[0] == verdicts[1] and stored.keys() == numbers.keys()
+    for file, table in numbers.items():
+        pd.testing.assert_frame_equal(stored[file], table)
     for source, shown in reversed(list(zip(cells, first, strict=True))):
         assert run(source) == shown, source
     for solution in SOLUTION.findall(exercises(study)):

@@ -32,7 +32,7 @@ from deepnets_utils.training.schedules import schedule
 from deepnets_utils.training.stack import Rows, Stack, load_states, side_by_side, states
 from deepnets_utils.training.train import make_network, train, train_group
 
-STEPS, LARGE = 50, ("VGG19", "GoogLeNet", "ResNet18")
+STEPS, FEW, LARGE = 50, 5, ("VGG19", "GoogLeNet", "ResNet18")
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 STATISTICS = ("mean", "median", "std")
@@ -121,9 +121,9 @@ def stack(runs: list[Run], device: torch.device = CPU) -> Training:
 
 
 def fifty_steps(training: Training, split: Split) -> Tensor:
-    """The losses of as many epochs as 50 steps need, 10 of the large networks, which take a minute for 50."""
+    """The losses of as many epochs as 50 steps need, 5 of the large networks, which take a minute for 50."""
     optimizer = make_optimizer(training.run, training.network, [run.learning_rate for run in training.runs])
-    losses, wanted = [], 10 if training.run.model.name in LARGE else STEPS
+    losses, wanted = [], FEW if training.run.model.name in LARGE else STEPS
     for _ in range(math.ceil(wanted / math.ceil(len(split) / training.run.batch_size))):
         for own in training.progress:
             if training.run.shuffle == "every_epoch" or own.order is None:
@@ -143,7 +143,7 @@ def test_a_replica_is_the_run_alone_for_fifty_steps(case: str, device: str) -> N
         together, splits = stack(runs, place), [splits_of(run) for run in runs]
         losses = fifty_steps(together, side_by_side([own["train"] for own in splits], place))
         metrics = evaluate(together, side_by_side([own["test"] for own in splits], place), "test")
-        assert losses.shape[1] >= (10 if runs[0].model.name in LARGE else STEPS) and losses.dtype == torch.float64
+        assert losses.shape[1] >= (FEW if runs[0].model.name in LARGE else STEPS) and losses.dtype == torch.float64
         replicas = states(together.network)
         for number, (run, own) in enumerate(zip(runs, splits, strict=True)):
             single = alone(run, place)
