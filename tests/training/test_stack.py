@@ -67,7 +67,7 @@ def pictures(name: str, learning_rate: float = 1e-4, **options: Any) -> dict[str
 
 penalties = {"weight_decay": 1e-3, "l1": 1e-4}
 momentum = {"optimizer": "sgd", "momentum": 0.9}
-BINARY = {"task": classes(12, classes="3,5"), "batch_size": 6}
+BINARY = {"task": classes(6, classes="3,5"), "batch_size": 3}
 MODELS_AND_RECIPES = {
     "MLP": {"name": "MLPRegressor", **penalties},
     "conv": {"name": "ConvRegressor"},
